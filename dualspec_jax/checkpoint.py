@@ -1,0 +1,193 @@
+"""Save and restore state, data position, randomness and config together, with Orbax.
+
+A checkpoint is <workdir>/<task>/checkpoints/<step>: items `state` (TrainState), `position` (data iterator and the
+loop's running sums, JSON), `rng` (JSON) and `config` (JSON). Orbax writes it under another name and renames it when it
+is complete, so a run that is killed leaves no half checkpoint behind.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from ml_collections import ConfigDict
+
+FOLDER = "checkpoints"
+
+# What a task's parameters and data depend on; a task that is not listed depends on every section.
+_SECTIONS = {
+    "mel_vae": ("mel_vae",),
+    "stft_vae": ("stft_vae",),
+    "text_encoder": ("text",),
+    "classifier": ("classifier",),
+    "diffusion": ("mel_vae", "stft_vae", "text", "unet", "diffusion"),
+}
+# Fields that may change between two runs of one training.
+_FREE_TRAIN = (
+    "steps",
+    "lr",
+    "warmup_steps",
+    "final_lr_ratio",
+    "log_every",
+    "eval_every",
+    "eval_batches",
+    "save_every",
+    "keep",
+)
+_FREE_DATA = ("data_dir", "latents_dir", "num_threads", "prefetch")
+
+
+class Restored(NamedTuple):
+    """What a checkpoint holds for the loop.
+
+    Attributes:
+      state: TrainState, on the shardings of the abstract state.
+      position: the JSON-like dict that was saved.
+      key: the base key.
+    """
+
+    state: Any
+    position: dict[str, Any]
+    key: jax.Array
+
+
+class Checkpoints:
+    """The checkpoints of one task's training.
+
+    Args:
+      folder: <workdir>/<task>.
+      config: experiment; saved with each checkpoint and compared at restore.
+      task: its name.
+      keep: newest checkpoints kept.
+    """
+
+    def __init__(self, folder: str | Path, config: ConfigDict, task: str, keep: int):
+        self._config = json.loads(json.dumps(config.to_dict()))
+        self._task = task
+        # What a killed run left half-written has another name; the manager removes it (cleanup_tmp_directories).
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, cleanup_tmp_directories=True)
+        self._manager = ocp.CheckpointManager((Path(folder) / FOLDER).absolute(), options=options)
+
+    def save(self, step: int, state: Any, position: dict[str, Any], key: jax.Array) -> None:
+        """Copy the state from the devices now and write it in the background; no-op if this step is saved already."""
+        if step in self._manager.all_steps():
+            return
+        rng = {"impl": str(jax.random.key_impl(key)), "key_data": np.asarray(jax.random.key_data(key)).tolist()}
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            position=ocp.args.JsonSave(json.loads(json.dumps(position))),  # a copy: it is written later
+            rng=ocp.args.JsonSave(rng),
+            config=ocp.args.JsonSave({"task": self._task, "config": self._config}),
+        )
+        self._manager.save(step, args=items, force=True)
+
+    def restore_latest(self, abstract_state: Any) -> Restored | None:
+        """Restore the newest checkpoint onto the shardings of `abstract_state`; None when there is none.
+
+        Raises:
+          ValueError: it was made with another config or task; the message lists the fields that differ. The number
+            of steps, the learning rate, and what only concerns logging, saving or reading speed may change.
+        """
+        step = self._manager.latest_step()
+        if step is None:
+            return None
+        json_items = {name: ocp.args.JsonRestore() for name in ("position", "rng", "config")}
+        saved = self._manager.restore(step, args=ocp.args.Composite(**json_items))
+        differences = config_differences(saved["config"], {"task": self._task, "config": self._config})
+        if differences:
+            where = self._manager.directory / str(step)
+            rule = "take another workdir, or undo"
+            raise ValueError(f"checkpoint {where} was made with another config; {rule}: {'; '.join(differences)}")
+        state = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state)))
+        key_data = jnp.asarray(saved["rng"]["key_data"], jnp.uint32)
+        key = jax.random.wrap_key_data(key_data, impl=saved["rng"]["impl"])
+        return Restored(state["state"], saved["position"], key)
+
+    def close(self) -> None:
+        """Wait until everything is on disk."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def config_differences(saved: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """List the fields that forbid going on with a checkpoint, as `field: checkpoint 1, config 2`.
+
+    Args:
+      saved, wanted: {"task": name, "config": nested dict}.
+    """
+    if saved["task"] != wanted["task"]:
+        return [f"task: checkpoint {saved['task']}, config {wanted['task']}"]
+    old = _flatten(_relevant(saved["config"], saved["task"]))
+    new = _flatten(_relevant(wanted["config"], wanted["task"]))
+    absent = "<absent>"
+    return [
+        f"{name}: checkpoint {old.get(name, absent)!r}, config {new.get(name, absent)!r}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name, absent) != new.get(name, absent)
+    ]
+
+
+def _relevant(config: dict[str, Any], task: str) -> dict[str, Any]:
+    others = {name for sections in _SECTIONS.values() for name in sections} - set(_SECTIONS.get(task, ()))
+    kept = {name: value for name, value in config.items() if name != "sample"}
+    if task in _SECTIONS:
+        kept = {name: value for name, value in kept.items() if name not in others}
+    train = config["train"][task] if task in config["train"] else config["train"]
+    kept["train"] = {task: {k: v for k, v in train.items() if k not in _FREE_TRAIN}}
+    if "data" in kept:
+        kept["data"] = {k: v for k, v in kept["data"].items() if k not in _FREE_DATA}
+    return kept
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in tree.items():
+        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def latest_step(workdir_task: str | Path) -> int | None:
+    """Return the step of the newest complete checkpoint in <workdir>/<task>, or None; writes nothing."""
+    folder = Path(workdir_task) / FOLDER
+    steps = [int(path.name) for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
+    return max(steps, default=None)
+
+
+def load_params(workdir_task: str | Path, which: str = "ema_params") -> tuple[Any, ConfigDict]:
+    """Load the parameters of the newest checkpoint, and the config it was made with; writes nothing.
+
+    Needs neither the model nor the optimizer; the arrays go to the default device, whatever mesh they came from.
+
+    Args:
+      workdir_task: <workdir>/<task>.
+      which: `ema_params` (averaged) or `params`.
+
+    Raises:
+      ValueError: unknown `which`, or no checkpoint there.
+    """
+    if which not in ("ema_params", "params"):
+        raise ValueError(f"which = {which!r}: must be 'ema_params' or 'params'")
+    step = latest_step(workdir_task)
+    if step is None:
+        raise ValueError(f"no checkpoint in {Path(workdir_task) / FOLDER}")
+    path = (Path(workdir_task) / FOLDER / str(step)).absolute()
+    handler = ocp.PyTreeCheckpointHandler()
+    tree = handler.metadata(path / "state").tree[which]
+    args = ocp.args.PyTreeRestore(
+        item={which: jax.tree.map(lambda _: 0, tree)},
+        restore_args={which: jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)},
+        partial_restore=True,
+    )
+    params = jax.tree.map(jnp.asarray, handler.restore(path / "state", args=args)[which])
+    saved = json.loads((path / "config" / "metadata").read_text())
+    return params, ConfigDict({name: _tuples(value) for name, value in saved["config"].items()})
+
+
+def _tuples(value: Any) -> Any:
+    """Turn JSON's lists back into the tuples that the config had."""
+    if isinstance(value, dict):
+        return {name: _tuples(v) for name, v in value.items()}
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value

@@ -1,0 +1,229 @@
+"""Declare every field of an experiment with its default, and check a config before any device is touched."""
+
+import math
+
+from ml_collections import ConfigDict
+
+TASKS = ("mel_vae", "stft_vae", "text_encoder", "classifier", "diffusion")
+
+
+def default() -> ConfigDict:
+    """Return the default config: the embedded size, which trains on two CPU cores."""
+    c = ConfigDict()
+    c.seed = 0
+    c.audio = ConfigDict(
+        dict(
+            sample_rate=16000,  # Hz
+            n_samples=81920,  # 5.12 s
+            n_fft=1024,  # samples; also the window length
+            hop_length=160,  # samples
+            n_frames=512,  # frames kept of a centred STFT
+            n_bins=512,  # bins kept: DC to just below Nyquist
+            n_mels=64,
+            fmin=0.0,  # Hz
+            fmax=8000.0,  # Hz
+            mel_floor=1e-5,  # magnitude, before the natural log
+            stft_floor=1e-3,  # magnitude: lowest level of the STFT features
+            coherence_frames=4,  # frames averaged in the interaural coherence
+        )
+    )
+    c.data = ConfigDict(
+        dict(
+            dataset="spatial_audio/spatial_audio_1k:1.0.0",  # TFDS name: builder/config:version
+            data_dir="",  # folder the data set was built in (TFDS data_dir); "" means <workdir>/tfds
+            latents_dir="",  # folder of cached latents (`dualspec_jax.encode`); "" means <workdir>/latents
+            crop_frames=128,  # frames of a random crop in VAE training
+            label_balance=0.5,  # sampling weight of a label is count ** (1 - label_balance); 0 = as is, 1 = all equal
+            num_threads=4,  # reader threads of Grain
+            prefetch=8,  # elements read ahead
+        )
+    )
+    c.mel_vae = ConfigDict(
+        dict(
+            in_channels=2,
+            patch=(2, 2),  # space-to-depth stem: (time, frequency)
+            channels=(48, 96),
+            strides=((2, 2),),  # (time, frequency) between levels
+            layers_per_block=1,
+            latent_channels=8,
+            norm_groups=8,
+            mid_attention=False,
+            input_mean=(-5.0, -5.0),  # nepers, per channel
+            input_std=(2.5, 2.5),
+            kl_weight=1e-3,
+            diff_weight=0.5,  # of the L1 on the difference between the ears
+        )
+    )
+    c.stft_vae = ConfigDict(
+        dict(
+            in_channels=4,
+            patch=(4, 8),
+            channels=(32, 64, 128),
+            strides=((1, 2), (1, 2)),
+            layers_per_block=1,
+            latent_channels=8,
+            norm_groups=8,
+            mid_attention=False,
+            input_mean=(-4.5, -4.5, 0.0, 0.0),  # levels in nepers, then coherence
+            input_std=(2.2, 2.2, 0.67, 0.67),
+            kl_weight=1e-3,
+            level_weight=0.3,  # of the L1 on each ear's level
+            cue_weight=1.0,  # of the L1 on level difference and (twice) coherence
+        )
+    )
+    c.text = ConfigDict(
+        dict(
+            vocab_size=2048,
+            d_model=192,
+            d_kv=32,
+            d_ff=512,
+            num_layers=3,
+            num_heads=6,
+            relative_buckets=32,
+            relative_max_distance=128,
+            max_length=48,  # tokens; longer prompts are cut
+            dropout=0.1,  # of whole words in training captions
+        )
+    )
+    c.unet = ConfigDict(
+        dict(
+            patch=(2, 2),
+            channels=(96, 160, 256),
+            layers_per_block=1,
+            attention=(False, True, True),  # self- and cross-attention, level by level
+            head_dim=32,
+            norm_groups=16,
+            freq_embedding=True,  # learned position along frequency
+            pooled_text=True,  # the mean text feature also joins the time embedding
+            azimuth_token=True,
+            azimuth_harmonics=4,  # sin/cos of k * azimuth, k = 1 .. harmonics
+        )
+    )
+    c.diffusion = ConfigDict(
+        dict(
+            schedule="cosine",  # cosine | scaled_linear
+            num_steps=1000,
+            prediction="v",  # v | eps
+            min_snr_gamma=None,  # Hang et al. 2023; None = plain loss
+            mel_weight=1.0,  # of the Mel latents in the loss
+            stft_weight=0.5,
+            null_prob=0.1,  # captions replaced by ""
+            direction_free_prob=0.1,  # captions without direction
+            event_free_prob=0.1,  # captions without event
+            azimuth_token_prob=0.5,  # examples that also get the numeric azimuth
+            time_roll=True,  # roll the latents in time by a random amount
+        )
+    )
+    c.sample = ConfigDict(
+        dict(
+            steps=25,
+            guidance_mel=4.0,
+            guidance_stft=1.5,
+            eta=0.0,
+            griffin_lim_iters=32,
+            griffin_lim_momentum=0.99,
+        )
+    )
+    c.classifier = ConfigDict(dict(channels=(32, 64, 96, 128), dropout=0.2, mixup=0.3))
+    c.train = ConfigDict()
+    for task, batch, steps, lr in (
+        ("mel_vae", 16, 2000, 1.5e-3),
+        ("stft_vae", 16, 1000, 1.5e-3),
+        ("text_encoder", 128, 3000, 1e-3),
+        ("classifier", 32, 1500, 2e-3),
+        ("diffusion", 16, 5000, 1e-3),
+    ):
+        c.train[task] = ConfigDict(
+            dict(
+                batch_size=batch,
+                steps=steps,
+                lr=lr,
+                warmup_steps=100,
+                final_lr_ratio=0.02,  # cosine decay ends at lr * this
+                b1=0.9,
+                b2=0.98,
+                weight_decay=0.01,
+                grad_clip=1.0,  # global norm
+                ema_decay=0.995,
+                log_every=20,  # steps
+                eval_every=250,  # steps
+                eval_batches=4,
+                save_every=500,  # steps
+                keep=2,  # checkpoints kept
+            )
+        )
+    return c
+
+
+def validate(config: ConfigDict) -> None:
+    """Check relations between fields.
+
+    Raises:
+      ValueError: naming the field, its value and the rule it breaks.
+    """
+    a = config.audio
+
+    def need(ok: bool, field: str, value, rule: str) -> None:
+        if not ok:
+            raise ValueError(f"config.{field} = {value!r}: {rule}")
+
+    need(
+        a.n_samples > 0 and a.n_samples % a.hop_length == 0, "audio.n_samples", a.n_samples, "a multiple of hop_length"
+    )
+    need(
+        a.n_frames == a.n_samples // a.hop_length,
+        "audio.n_frames",
+        a.n_frames,
+        f"n_samples // hop_length = {a.n_samples // a.hop_length}",
+    )
+    need(a.n_bins == a.n_fft // 2, "audio.n_bins", a.n_bins, f"n_fft // 2 = {a.n_fft // 2} (Nyquist is dropped)")
+    need(0 <= a.fmin < a.fmax <= a.sample_rate / 2, "audio.fmax", a.fmax, "fmin < fmax <= sample_rate / 2")
+    grids = {}
+    for name, width in (("mel_vae", a.n_mels), ("stft_vae", a.n_bins)):
+        v = config[name]
+        need(len(v.strides) == len(v.channels) - 1, f"{name}.strides", v.strides, "one pair fewer than channels")
+        down_t = v.patch[0] * math.prod(s[0] for s in v.strides)
+        down_f = v.patch[1] * math.prod(s[1] for s in v.strides)
+        need(a.n_frames % down_t == 0, f"{name}.strides", v.strides, f"patch and strides divide {a.n_frames} frames")
+        need(width % down_f == 0, f"{name}.strides", v.strides, f"patch and strides divide {width} bands")
+        need(
+            config.data.crop_frames % down_t == 0,
+            "data.crop_frames",
+            config.data.crop_frames,
+            f"a multiple of {down_t}, the time stride of {name}",
+        )
+        for ch in v.channels:
+            need(ch % v.norm_groups == 0, f"{name}.channels", v.channels, f"multiples of norm_groups {v.norm_groups}")
+        grids[name] = (a.n_frames // down_t, width // down_f)
+    need(grids["mel_vae"] == grids["stft_vae"], "stft_vae.strides", grids, "both VAEs end on the same latent grid")
+    u = config.unet
+    need(len(u.attention) == len(u.channels), "unet.attention", u.attention, "one flag per level of channels")
+    scale = 2 ** (len(u.channels) - 1)
+    for size, patch in zip(grids["mel_vae"], u.patch, strict=True):
+        need(
+            size % (patch * scale) == 0,
+            "unet.patch",
+            u.patch,
+            f"patch * {scale} divides the latent grid {grids['mel_vae']}",
+        )
+    for ch in u.channels:
+        need(ch % u.norm_groups == 0, "unet.channels", u.channels, f"multiples of norm_groups {u.norm_groups}")
+        need(ch % u.head_dim == 0, "unet.channels", u.channels, f"multiples of head_dim {u.head_dim}")
+    d = config.diffusion
+    need(d.schedule in ("cosine", "scaled_linear"), "diffusion.schedule", d.schedule, "cosine or scaled_linear")
+    need(d.prediction in ("v", "eps"), "diffusion.prediction", d.prediction, "v or eps")
+    need(d.num_steps >= 2, "diffusion.num_steps", d.num_steps, "at least 2")
+    drops = d.null_prob + d.direction_free_prob + d.event_free_prob
+    need(0 <= drops <= 1, "diffusion.null_prob", d.null_prob, "null, direction-free and event-free add up to at most 1")
+    need(0 <= d.azimuth_token_prob <= 1, "diffusion.azimuth_token_prob", d.azimuth_token_prob, "in [0, 1]")
+    s = config.sample
+    need(1 <= s.steps <= d.num_steps, "sample.steps", s.steps, f"in [1, diffusion.num_steps = {d.num_steps}]")
+    need(0 <= s.eta <= 1, "sample.eta", s.eta, "in [0, 1]")
+    for task in TASKS:
+        t = config.train[task]
+        need(t.batch_size >= 1, f"train.{task}.batch_size", t.batch_size, "at least 1")
+        need(t.steps >= 1, f"train.{task}.steps", t.steps, "at least 1")
+        need(t.lr > 0, f"train.{task}.lr", t.lr, "positive")
+        need(0 <= t.ema_decay < 1, f"train.{task}.ema_decay", t.ema_decay, "in [0, 1)")
+        for field in ("log_every", "eval_every", "save_every", "keep"):
+            need(t[field] >= 1, f"train.{task}.{field}", t[field], "at least 1")

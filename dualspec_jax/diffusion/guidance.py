@@ -1,0 +1,30 @@
+"""Classifier-free guidance with a scale for each branch."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def guide(
+    denoiser: Callable, conditional: dict[str, Array], unconditional: dict[str, Array], scale: Float[Array, "C"]
+) -> Callable:
+    """Return (x_t, t) -> null + scale * (conditional - null), both computed in one batch.
+
+    Args:
+      denoiser: (x_t, t, **condition) -> output.
+      conditional, unconditional: arrays with a leading batch axis, the same keys and shapes; the second holds the
+        negative prompt or the empty one.
+      scale: per latent channel, so that Mel and STFT channels can have their own; 1 means no guidance.
+
+    Source: Ho and Salimans 2022 (arXiv:2207.12598); the scale per branch is ours (see DESIGN.md section 3).
+    """
+    both = jax.tree.map(lambda c, u: jnp.concatenate([c, u]), conditional, unconditional)
+
+    def guided(x_t, t):
+        out = denoiser(jnp.concatenate([x_t, x_t]), jnp.concatenate([t, t]), **both)
+        with_condition, without = jnp.split(out, 2)
+        return without + scale * (with_condition - without)
+
+    return guided

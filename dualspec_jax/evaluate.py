@@ -1,0 +1,197 @@
+"""Measure how good a model is: `python -m dualspec_jax.evaluate --data ROOT --out DIR`.
+
+Rows: `real` (unseen recordings rendered with the HRTF: the upper bound), `round_trip` (those through the features and
+the VAEs: the floor of the system), `numeric` and `words` (120 generated clips each, see `prompt_set.py`).
+"""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+from dualspec_jax.prompt_set import LABELS, limit_evenly, make_prompts
+from dualspec_jax.prompt_set import ROWS as GENERATED_ROWS
+from dualspec_jax.prompt_set import to_json as prompts_to_json
+from dualspec_jax.sample import VOCODERS, parse_guidance, warn
+
+ROWS = ("real", "round_trip", *GENERATED_ROWS)
+PICTURE_AZIMUTH_DEG = 60.0  # of the generated clips in spectrograms.png
+
+
+def parse_rows(text: str) -> tuple[str, ...]:
+    """Read "real,words" as a tuple, in the order of ROWS."""
+    rows = [row.strip() for row in text.split(",") if row.strip()]
+    if not rows or not set(rows) <= set(ROWS):
+        raise argparse.ArgumentTypeError(f"{text!r}: a comma-separated list of {', '.join(ROWS)}")
+    return tuple(row for row in ROWS if row in rows)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(prog="python -m dualspec_jax.evaluate", description=__doc__.split("\n")[0])
+    p.add_argument("--bundle", type=Path, help="bundle folder (default: the embedded one)")
+    p.add_argument("--data", type=Path, help="folder with events/ and hrtf/ (default: $DUALSPEC_DATA)")
+    p.add_argument(
+        "--hrtf", type=Path, help="HRTF file to measure against (default: the first hrtf/*.sofa of the data)"
+    )
+    p.add_argument("--out", type=Path, default=Path("evaluation"), help="folder for the results (default: %(default)s)")
+    p.add_argument("--classifier", type=Path, help="event classifier (default: the embedded one)")
+    p.add_argument("--rows", type=parse_rows, default=ROWS, help=f"what to measure (default: {','.join(ROWS)})")
+    p.add_argument("--limit", type=int, help="at most this many clips per row, spread over sounds and directions")
+    p.add_argument("--batch-size", type=int, default=8, help="clips made and measured at once (default 8)")
+    p.add_argument("--steps", type=int, help="DDIM steps (default: the bundle's)")
+    p.add_argument("--guidance", type=parse_guidance, metavar="MEL[,STFT]", help="guidance scales; 1 is none")
+    p.add_argument("--vocoder", choices=VOCODERS, default=VOCODERS[0], help="default %(default)s")
+    p.add_argument("--seed", type=int, default=0, help="clip i gets seed + i (default 0)")
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    args = make_parser().parse_args(argv)
+    try:
+        return _run(args)
+    except ValueError as e:
+        print(f"error: {' '.join(str(e).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def _check(args: argparse.Namespace) -> tuple[Path | None, Path]:
+    """Return (data root or None, HRTF file) and make the output folder.
+
+    Raises:
+      ValueError: a number out of range, missing data or HRTF, or an output folder that cannot be made.
+    """
+    if args.batch_size < 1:
+        raise ValueError(f"batch-size = {args.batch_size}: must be at least 1")
+    if args.limit is not None and args.limit < 1:
+        raise ValueError(f"limit = {args.limit}: must be at least 1")
+    if not 0 <= args.seed <= 2**31:
+        raise ValueError(f"seed = {args.seed}: must be in [0, 2^31]")
+    root = args.data or (Path(os.environ["DUALSPEC_DATA"]) if os.environ.get("DUALSPEC_DATA") else None)
+    if root is not None and not root.is_dir():
+        raise ValueError(f"data = {str(root)!r}: no such folder")
+    if root is None and {"real", "round_trip"} & set(args.rows):
+        raise ValueError("data: rows real and round_trip need --data ROOT or $DUALSPEC_DATA")
+    hrtf = args.hrtf or next(iter(sorted((root / "hrtf").glob("*.sofa"))) if root else iter(()), None)
+    if hrtf is None:
+        raise ValueError("hrtf: give --hrtf FILE, or --data ROOT with a SOFA file in its hrtf/")
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise ValueError(f"out = {str(args.out)!r}: cannot be made ({e.strerror or e})") from e
+    if not os.access(args.out, os.W_OK):
+        raise ValueError(f"out = {str(args.out)!r}: cannot be written")
+    return root, hrtf
+
+
+def _run(args: argparse.Namespace) -> int:
+    start = time.perf_counter()
+    root, hrtf_path = _check(args)
+
+    from dualspec_jax import compile_cache, figures, report
+    from dualspec_jax.bundle import load_bundle
+    from dualspec_jax.clip_judge import ClipJudge
+    from dualspec_jax.evaluation import ClipStore, measure_generated, measure_real
+    from dualspec_jax.event_metrics import EMBEDDED_CLASSIFIER, load_classifier
+    from dualspec_jax.generate import Generator
+    from dualspec_jax.real_scenes import load_scenes
+    from dualspec_jax.spatial.hrtf import load_hrtf
+    from dualspec_jax.wav import read_wav, write_atomically
+
+    compile_cache.enable()
+    bundle = load_bundle(args.bundle)
+    audio = bundle.config.audio
+    hrtf = load_hrtf(hrtf_path, audio.sample_rate)
+    classifier = None
+    if args.classifier is not None or EMBEDDED_CLASSIFIER.is_file():
+        classifier = load_classifier(args.classifier)
+    else:
+        warn("no event classifier in the package and none given: events are not measured")
+    judge = ClipJudge(hrtf, audio, classifier, LABELS, args.batch_size)
+    settings = {"seed": args.seed, "vocoder": args.vocoder, "batch_size": args.batch_size, "limit": args.limit}
+
+    systems: dict[str, list[dict]] = {}
+    pictures: dict[str, dict] = {label: {} for label in LABELS}
+    seconds: dict[str, float] = {}
+    if {"real", "round_trip"} & set(args.rows):
+        scenes = limit_evenly(load_scenes(root, LABELS, audio.n_samples, args.seed), args.limit)
+        vocoder = args.vocoder if "round_trip" in args.rows else None
+        systems |= measure_real(bundle, judge, scenes, real="real" in args.rows, vocoder=vocoder, seed=args.seed)
+        for scene in scenes:
+            if not pictures[scene.label]:
+                pictures[scene.label]["real"] = judge.content_mel(scene.render(hrtf))
+    generated = [row for row in args.rows if row in GENERATED_ROWS]
+    if generated:
+        guidance = args.guidance or (None, None)
+        generator = Generator(
+            bundle,
+            steps=args.steps,
+            guidance_mel=guidance[0],
+            guidance_stft=guidance[1],
+            vocoder=args.vocoder,
+            batch_size=args.batch_size,
+        )
+        store = ClipStore(args.out / "wav", generator, args.seed)
+        settings |= store.settings
+        for row in generated:
+            prompts = limit_evenly(make_prompts(row), args.limit)
+            seconds[row] = store.generate(prompts, row)
+            systems[row] = measure_generated(judge, store, prompts, row)
+            for prompt in sorted(prompts, key=lambda p: p.azimuth_deg != PICTURE_AZIMUTH_DEG):
+                if row not in pictures[prompt.label]:
+                    pictures[prompt.label][row] = judge.content_mel(read_wav(store.path(prompt))[0])
+
+    summaries = {n: report.summarise(r, report.COLUMNS + report.STAGE_COLUMNS, args.seed) for n, r in systems.items()}
+    audible = {n: [r for r in records if not r["silent"]] for n, records in systems.items()}
+    content = {
+        "bundle": str(bundle.path),
+        "bundle_sha256": bundle.digest,
+        "hrtf": hrtf.name,
+        "classifier": None if classifier is None else str(args.classifier or EMBEDDED_CLASSIFIER),
+        "settings": settings,
+        "prompt_set": prompts_to_json(),
+        "seconds_per_clip": seconds,
+        "seconds": time.perf_counter() - start,
+        "systems": {
+            name: {
+                "n": len(records),
+                "summary": summaries[name],
+                "audible_only": report.summarise(audible[name], report.COLUMNS, args.seed) if audible[name] else {},
+                "by_label": report.by_group(records, "label"),
+                "by_style": report.by_group(records, "style") if name in GENERATED_ROWS else {},
+                "clips": records,
+            }
+            for name, records in systems.items()
+        },
+    }
+    text = report.to_json(content)
+    write_atomically(args.out / "report.json", lambda f: f.write(text.encode()))
+    try:
+        figures.draw_azimuth(args.out / "azimuth.png", systems, judge.target_cues)
+        if classifier is not None:
+            figures.draw_events(args.out / "events.png", systems, LABELS)
+        figures.draw_spectrograms(
+            args.out / "spectrograms.png",
+            pictures,
+            [c for c in ("real", *GENERATED_ROWS) if any(c in p for p in pictures.values())],
+        )
+    except OSError as e:
+        raise ValueError(f"out = {str(args.out)!r}: a figure cannot be written ({e.strerror or e})") from e
+    counts = {name: len(records) for name, records in systems.items()}
+    print(report.format_table(summaries, counts, report.COLUMNS))
+    stages = {name: s for name, s in summaries.items() if "resynthesis_l1" in s}
+    if stages:
+        print("\nspectrograms and cues against the same real clip")
+        print(report.format_table(stages, counts, report.STAGE_COLUMNS))
+    for row, value in seconds.items():
+        print(f"{row}: {value:.2f} s per clip at {settings['steps']} steps, batches of {args.batch_size}")
+    print(f"{args.out / 'report.json'} in {time.perf_counter() - start:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""Measure systems clip by clip: real recordings, the stages of the model, generated clips."""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from dualspec_jax.bundle import Bundle
+from dualspec_jax.clip_judge import ClipJudge
+from dualspec_jax.generate import Generator, Request
+from dualspec_jax.prompt_set import PROMPT_SET_VERSION, Prompt
+from dualspec_jax.prompt_set import to_json as prompts_to_json
+from dualspec_jax.real_scenes import STAGES, RealScene, make_stages
+from dualspec_jax.wav import read_wav, write_atomically, write_wav
+
+
+def _batches(items: Sequence, size: int, name: str) -> Iterator[Sequence]:
+    """Yield batches, with a progress bar that counts items; none for no items."""
+    with tqdm(total=len(items), unit="clip", desc=name, disable=not items) as bar:
+        for first in range(0, len(items), size):
+            yield items[first : first + size]
+            bar.update(len(items[first : first + size]))
+
+
+def measure_real(
+    bundle: Bundle, judge: ClipJudge, scenes: Sequence[RealScene], *, real: bool, vocoder: str | None, seed: int
+) -> dict[str, list[dict]]:
+    """Return the records of `real` and of the STAGES, {system: one per scene}.
+
+    Args:
+      real: whether to return the records of the recordings themselves.
+      vocoder: of the stages; None leaves them out.
+    """
+    audio = bundle.config.audio
+    stages = None if vocoder is None else make_stages(bundle, vocoder)
+    names = ("real",) * real + (STAGES if stages else ())
+    systems: dict[str, list[dict]] = {name: [] for name in names}
+    for batch in _batches(scenes, judge.batch_size, ", ".join(names)):
+        waveforms = np.stack([scene.render(judge.hrtf) for scene in batch])
+        azimuths, labels = [s.azimuth_deg for s in batch], [s.label for s in batch]
+        originals = judge(waveforms, azimuths, labels)
+        outputs = {"real": (waveforms, {})}
+        if stages is not None:
+            fill = [*range(len(batch)), *[0] * (judge.batch_size - len(batch))]  # one shape, one compilation
+            response = judge.hrtf.spectrum(np.array(azimuths), audio.n_fft, audio.n_bins)
+            keys = jax.vmap(jax.random.key)(np.uint32([seed + batch[i].index for i in fill]))
+            outputs |= jax.device_get(stages(waveforms[fill], response[fill], keys))
+        for name in names:
+            rebuilt, errors = outputs[name]
+            records = originals if name == "real" else judge(rebuilt[: len(batch)], azimuths, labels)
+            for i, (scene, original, record) in enumerate(zip(batch, originals, records, strict=True)):
+                identity = {"unit": scene.file, "index": scene.index, "file": scene.file}
+                shift = {}
+                if name != "real":
+                    shift = {field: float(value[i]) for field, value in errors.items()}
+                    shift["itd_shift_us"] = abs(record["itd_us"] - original["itd_us"])
+                    shift["ild_shift_db"] = abs(record["ild_db"] - original["ild_db"])
+                systems[name].append(identity | record | shift)
+    return systems
+
+
+class ClipStore:
+    """Generate the clips of a prompt set once, and keep them as WAV files.
+
+    The folder <root>/<key> is named after everything that changes a clip, so a rerun makes only what is missing.
+    """
+
+    def __init__(self, root: Path, generator: Generator, seed: int):
+        self.generator, self.seed = generator, seed
+        self.settings = {name: getattr(generator, name) for name in ("steps", "guidance_mel", "guidance_stft", "eta")}
+        key = {
+            "bundle_sha256": generator.bundle.digest,
+            "prompt_set_version": PROMPT_SET_VERSION,
+            "prompt_set_sha256": prompts_to_json()["sha256"],
+            "seed": seed,
+            "vocoder": generator.vocoder,
+            **self.settings,
+        }
+        text = json.dumps(key, indent=1, sort_keys=True)
+        self.folder = root / hashlib.sha256(text.encode()).hexdigest()[:12]
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise ValueError(f"out = {str(self.folder)!r}: cannot be made ({e.strerror or e})") from e
+        write_atomically(self.folder / "settings.json", lambda f: f.write(text.encode()))
+
+    def path(self, prompt: Prompt) -> Path:
+        """Return where the clip of a prompt lies, or will lie."""
+        row = "numeric" if prompt.style == "numeric" else "words"
+        label = prompt.label.replace(" ", "-")
+        return self.folder / f"{row}_{prompt.index:03d}_{label}_{prompt.azimuth_deg:03.0f}_{prompt.style}.wav"
+
+    def generate(self, prompts: Sequence[Prompt], name: str) -> float:
+        """Make the clips that are not there yet; return the seconds per clip, also of earlier runs, less compilation.
+
+        The numeric azimuth is given to the model for prompts of style 'numeric' only.
+        """
+        timing_path = self.folder / f"timing_{name}.json"
+        timing = json.loads(timing_path.read_text()) if timing_path.is_file() else {"clips": 0, "seconds": 0.0}
+        missing = [p for p in prompts if not self.path(p).is_file()]
+        if missing:
+            self.generator.compile()
+        rate = self.generator.bundle.config.audio.sample_rate
+        for batch in _batches(missing, self.generator.batch_size, f"generate {name}"):
+            start = time.perf_counter()
+            requests = [
+                Request(p.text, self.seed + p.index, p.azimuth_deg if p.style == "numeric" else None) for p in batch
+            ]
+            for prompt, waveform in zip(batch, self.generator(requests), strict=True):
+                write_wav(self.path(prompt), waveform, rate)
+            timing["clips"] += len(batch)
+            timing["seconds"] += time.perf_counter() - start
+            text = json.dumps(timing)
+            write_atomically(timing_path, lambda f, text=text: f.write(text.encode()))
+        return timing["seconds"] / timing["clips"] if timing["clips"] else float("nan")
+
+
+def measure_generated(judge: ClipJudge, store: ClipStore, prompts: Sequence[Prompt], name: str) -> list[dict]:
+    """Return one record per prompt, of the clips in the store."""
+    records = []
+    for batch in _batches(prompts, judge.batch_size, f"measure {name}"):
+        waveforms = np.stack([read_wav(store.path(p))[0] for p in batch])
+        found = judge(waveforms, [p.azimuth_deg for p in batch], [p.label for p in batch])
+        for prompt, record in zip(batch, found, strict=True):
+            wav = {"wav": f"{store.folder.name}/{store.path(prompt).name}"}
+            records.append({"unit": prompt.index} | wav | asdict(prompt) | record)
+    return records

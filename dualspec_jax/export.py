@@ -1,0 +1,163 @@
+"""Turn checkpoints into a bundle: `python -m dualspec_jax.export --config C --workdir W --out B --data ROOT`."""
+
+import csv
+import json
+from collections import Counter
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from dualspec_jax import __version__
+from dualspec_jax.bundle import PARTS, save_bundle
+from dualspec_jax.checkpoint import latest_step, load_params
+from dualspec_jax.command_line import run
+from dualspec_jax.config import validate
+from dualspec_jax.event_metrics import save_classifier
+
+_CONFIG = config_flags.DEFINE_config_file("config", "configs/embedded.py", "Experiment.", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the trained parts.")
+_OUT = flags.DEFINE_string("out", None, "New bundle folder.")
+_DATA = flags.DEFINE_string("data", None, "Source folder with events/metadata.csv and hrtf/, for the model card.")
+
+CARD = """\
+# Model card: dualspec_jax embedded bundle
+
+Text to two-ear audio: a sentence that names a sound and a direction becomes 5.12 s of binaural audio at 16 kHz that
+comes from there. Made by dualspec_jax {version}; a design after DualSpec (Zhao et al. 2025, arXiv:2502.18952), trained
+from scratch by this project. Licence of the weights: Apache-2.0. They were trained on the recordings listed below, each
+under the licence named there; the CC-BY ones ask for the attribution that this card gives.
+
+## Parts
+
+| part | parameters | training steps |
+|---|---|---|
+{parts}
+
+`config.json` holds the settings and the SHA-256 of every file.
+
+## Training data
+
+{count} mono recordings (split `train`) of {labels} labels, rendered anechoically at azimuths all around by the HRTF
+below, as data set `{dataset}` (built by `python -m data.spatial_audio.build`).
+
+HRTF: {hrtf}
+
+| collection | recordings |
+|---|---|
+{collections}
+
+| licence | recordings |
+|---|---|
+{licences}
+
+## Intended use and limits
+
+Sound effects and ambience for research and prototyping. It knows the labels in `config.json`; many have few recordings,
+and what it makes of those is close to them in kind. One source, anechoic, one head (a KEMAR mannequin), horizontal
+plane only. On the median plane the two ears of this head are equal, so front and back differ there by timbre only. No
+speech. Measured quality: README.md of the project, `python -m dualspec_jax.evaluate`.
+
+## Every recording
+
+| file | label | title | author | licence | source |
+|---|---|---|---|---|---|
+{recordings}
+"""
+
+HRTF_KEMAR = (
+    "KEMAR dummy head, normal pinna, W. G. Gardner and K. D. Martin, MIT Media Lab 1994 (J. Acoust. Soc. Am. 97 (6), "
+    "1995); free with no restrictions on use, provided the authors are cited. Its responses are not in this bundle."
+)
+
+
+def model_card(config: ConfigDict, data: Path, params: dict, steps: dict[str, int]) -> str:
+    """Return the model card: parts, training data and the attribution of every recording.
+
+    Raises:
+      ValueError: no events/metadata.csv below data, or it lacks a column the card needs.
+    """
+    path = data / "events" / "metadata.csv"
+    if not path.is_file():
+        raise ValueError(f"data = {str(data)!r}: no events/metadata.csv there")
+    with path.open(newline="", encoding="utf-8") as f:
+        rows = [row for row in csv.DictReader(f) if row.get("split") == "train"]
+    columns = ("file", "label", "title", "author", "licence", "source_url", "collection")
+    missing = [name for name in columns if not rows or name not in rows[0]]
+    if missing:
+        raise ValueError(f"{path}: the model card needs the columns {', '.join(missing)}")
+    found = sorted((data / "hrtf").glob("*.sofa"))
+    if not found:
+        hrtf = "analytic rigid sphere (no measured data)."
+    elif "kemar" in found[0].name.lower():
+        hrtf = HRTF_KEMAR
+    else:
+        hrtf = f"{found[0].name} (see its own licence)."
+    clean = lambda text: text.replace("|", "/").replace("\n", " ").strip()
+    table = lambda counter: "\n".join(f"| {name} | {n} |" for name, n in counter.most_common())
+    import jax  # after the flags are read
+
+    size = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
+    return CARD.format(
+        version=__version__,
+        parts="\n".join(f"| {part} | {size(params[part]) / 1e6:.2f} M | {steps[part]} |" for part in PARTS),
+        count=len(rows),
+        labels=len({row["label"] for row in rows}),
+        dataset=config.data.dataset,
+        hrtf=hrtf,
+        collections=table(Counter(row["collection"] for row in rows)),
+        licences=table(Counter(row["licence"] for row in rows)),
+        recordings="\n".join("| " + " | ".join(clean(row[name]) for name in columns[:6]) + " |" for row in rows),
+    )
+
+
+def export(config: ConfigDict, workdir: Path, out: Path, data: Path) -> str:
+    """Write the bundle of a workdir's newest checkpoints (averaged parameters); return its digest.
+
+    The event classifier goes beside the bundle's files if it was trained; `evaluate` uses it.
+
+    Raises:
+      ValueError: a part is not trained yet, `out` exists, or the card cannot be made.
+    """
+    tasks = {"mel_vae": "mel_vae", "stft_vae": "stft_vae", "text_encoder": "text_encoder", "unet": "diffusion"}
+    if out.exists():
+        raise ValueError(f"out = {str(out)!r}: exists already; choose a new folder")
+    params, steps = {}, {}
+    for part, task in tasks.items():
+        params[part] = load_params(workdir / task)[0]
+        steps[part] = latest_step(workdir / task)
+    params["text_encoder"] = params["text_encoder"]["encoder"]
+    meta_path = Path(config.data.latents_dir or workdir / "latents") / "train" / "meta.json"
+    if not meta_path.is_file():
+        raise ValueError(f"workdir = {str(workdir)!r}: no latents/train/meta.json; run dualspec_jax.encode first")
+    meta = json.loads(meta_path.read_text())
+    digest = save_bundle(
+        out,
+        config,
+        params,
+        (workdir / "tokenizer.json").read_text(encoding="utf-8"),
+        meta["mean"],
+        meta["std"],
+        tuple(meta["labels"]),
+        model_card(config, data, params, steps),
+    )
+    if (workdir / "classifier").is_dir():
+        classifier = load_params(workdir / "classifier")[0]
+        save_classifier(out / "classifier.safetensors", classifier, meta["labels"], config.classifier)
+    return digest
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise ValueError(f"unexpected argument {argv[1]!r}")
+    for name, flag in (("workdir", _WORKDIR), ("out", _OUT), ("data", _DATA)):
+        if not flag.value:
+            raise ValueError(f"--{name} is required")
+    validate(_CONFIG.value)
+    digest = export(_CONFIG.value, Path(_WORKDIR.value), Path(_OUT.value), Path(_DATA.value))
+    size = sum(path.stat().st_size for path in Path(_OUT.value).iterdir())
+    print(f"{_OUT.value}: {size / 1e6:.1f} MB, digest {digest}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,175 @@
+"""The only loop with side effects: batches, checkpoints, metrics, evaluation, logging."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from dualspec_jax.checkpoint import Checkpoints
+from dualspec_jax.metrics_log import Clock, MetricsLog, Window
+from dualspec_jax.optimizer import make_optimizer
+from dualspec_jax.picture import save_png
+from dualspec_jax.sharding import batch_sharding, infer_sharding, make_mesh, place_batch, replicated
+from dualspec_jax.signals import StopSignals
+from dualspec_jax.train_step import TrainState, init_state, make_train_step
+
+
+def train(config: ConfigDict, task: Any, workdir: str | Path, stop_after: int | None = None) -> TrainState:
+    """Train a task to config.train[task.name].steps, from its newest checkpoint if there is one.
+
+    Writes to <workdir>/<task>: `checkpoints/`, `metrics.jsonl`, TensorBoard events and `pictures/`. A run that was
+    stopped goes on from its exact position: same next batch, same key, same running sums. On SIGTERM or SIGINT it saves
+    and leaves with SystemExit 143 or 130 after the step, compilation or picture that is under way.
+
+    Args:
+      task: a `tasks.Task`.
+      stop_after: save and return after this many steps of this call; None = at the end.
+
+    Raises:
+      ValueError: the data is empty, or a checkpoint was made with another config.
+      FloatingPointError: a metric is not finite; the last checkpoint from before is kept.
+    """
+    if stop_after is not None and stop_after < 1:
+        raise ValueError(f"stop_after = {stop_after}: must be at least 1")
+    c = config.train[task.name]
+    folder = Path(workdir) / task.name
+    tx, schedule = make_optimizer(c)
+    mesh = make_mesh(c.batch_size)
+    init_key, base_key, eval_key = jax.random.split(jax.random.key(config.seed), 3)
+
+    def init(key):
+        return init_state(task.init, tx, key)
+
+    abstract = jax.eval_shape(init, init_key)
+    shardings = infer_sharding(abstract, mesh)
+    train_step = jax.jit(
+        make_train_step(task.loss_fn, tx, c.ema_decay),
+        in_shardings=(shardings, batch_sharding(mesh), replicated(mesh)),
+        out_shardings=(shardings, replicated(mesh)),
+        donate_argnums=0,
+    )
+    eval_fn = jax.jit(task.eval_fn)
+
+    batches = iter(task.make_batches("train", True, config.seed))
+    checkpoints = Checkpoints(folder, config, task.name, c.keep)
+    sharded = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
+    restored = checkpoints.restore_latest(sharded)
+    if restored is None:
+        state, step, window = jax.jit(init, out_shardings=shardings)(init_key), 0, Window()
+    else:
+        state, base_key = restored.state, restored.key
+        step, window = int(state.step), Window(restored.position["window"])
+        batches.set_state(restored.position["iterator"])
+    last = c.steps if stop_after is None else min(c.steps, step + stop_after)
+    log = MetricsLog(folder, step, write=jax.process_index() == 0)
+    clock = Clock()
+    pending = None  # (step, metrics) dispatched last and not yet looked at
+
+    def fetch() -> None:
+        """Take in the metrics of the pending step."""
+        nonlocal pending
+        if pending is None:
+            return
+        number, metrics = pending
+        pending = None
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        for name in ("loss", *values):
+            if not np.isfinite(values[name]):
+                raise FloatingPointError(f"{task.name}: {name} = {values[name]} at step {number}")
+        window.add(values)
+        bar.update(1)
+        if number % c.log_every == 0 or number == c.steps:
+            means = window.take()
+            bar.set_postfix(loss=f"{means['loss']:.4g}", refresh=False)
+            log.train(number, {"lr": float(schedule(number - 1)), **clock.rates(), **means})
+            clock.restart()
+
+    with (
+        StopSignals() as signals,
+        tqdm(
+            total=c.steps,
+            initial=step,
+            unit="step",
+            desc=task.name,
+            mininterval=0.5 if sys.stderr.isatty() else 30.0,  # seconds: in a file, every refresh is a line
+            disable=jax.process_index() != 0,
+        ) as bar,
+    ):
+        try:
+            while True:
+                interrupted = signals.agreed(step)
+                stopping = interrupted or step >= last
+                saving = stopping or step % c.save_every == 0
+                evaluating = (step % c.eval_every == 0 or step == c.steps) and step not in log.evaluated
+                if step > 0 and (saving or evaluating):
+                    fetch()
+                    if saving:
+                        position = {"iterator": batches.get_state(), "window": window.sums}
+                        checkpoints.save(step, state, position, base_key)
+                    if evaluating and not interrupted:
+                        metrics, first = evaluate(config, task, eval_fn, state.ema_params, mesh, eval_key, signals)
+                        if signals.at_once:
+                            continue  # to stop at this very step; the resumed run evaluates
+                        draw(task, state.ema_params, first, eval_key, folder / "pictures", step)
+                        log.valid(step, metrics)
+                    clock.restart()
+                if stopping:
+                    break
+                with clock.waiting():
+                    try:
+                        batch = place_batch(next(batches), mesh)
+                    except StopIteration:
+                        raise ValueError(f"{task.name}: the training data ended after {step} batches") from None
+                state, metrics = train_step(state, batch, base_key)
+                step += 1
+                clock.steps += 1
+                fetch()
+                pending = (step, metrics)
+        finally:
+            checkpoints.close()
+            batches.close()
+            log.close()
+    if signals.number:
+        if step > 0:
+            print(f"{task.name}: saved at step {step}; the same command again goes on from there", file=sys.stderr)
+        sys.exit(128 + signals.number)
+    return state
+
+
+def evaluate(
+    config: ConfigDict, task: Any, eval_fn: Any, ema_params: Any, mesh: Any, key: jax.Array, signals: StopSignals
+) -> tuple[dict[str, float], Any]:
+    """Return the mean metrics over the first validation batches, and the first batch; the same keys every time.
+
+    Returns early, with what there is, when a signal comes.
+
+    Raises:
+      ValueError: there is no validation batch.
+    """
+    batches = iter(task.make_batches("valid", False, config.seed))
+    window, first = Window(), None
+    for i in range(config.train[task.name].eval_batches):
+        batch = next(batches, None)
+        if batch is None or signals.at_once:
+            break
+        first = batch if first is None else first
+        metrics = eval_fn(ema_params, place_batch(batch, mesh), jax.random.fold_in(key, i))
+        window.add({name: float(value) for name, value in jax.device_get(metrics).items()})
+    batches.close()
+    if first is None and not signals.at_once:
+        raise ValueError(f"{task.name}: the validation split has no batch (eval_batches, or the split, is empty)")
+    return window.take(), first
+
+
+def draw(task: Any, ema_params: Any, batch: Any, key: jax.Array, folder: Path, step: int) -> None:
+    """Save the task's pictures as <folder>/<name>_<step>.png, from the first process only."""
+    if task.pictures is None or jax.process_index() != 0:
+        return
+    if jax.process_count() > 1:  # a program over the devices of all processes cannot be run by one of them
+        ema_params = jax.device_get(ema_params)
+    for name, image in task.pictures(ema_params, batch, key).items():
+        save_png(folder / f"{name}_{step}.png", image)

@@ -1,0 +1,177 @@
+"""Training losses: (params, batch, key) -> (scalar, metrics), one function per task.
+
+Each takes the model's apply function and plain numbers; `tasks.py` binds them.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dualspec_jax.diffusion.schedule import add_noise, min_snr_weight, velocity
+
+
+def kl_divergence(mu, logvar):
+    """Return KL(N(mu, exp(logvar)) || N(0, 1)), the mean per latent element, nats."""
+    return 0.5 * jnp.mean(mu**2 + jnp.exp(logvar) - 1.0 - logvar)
+
+
+def mel_errors(target, output) -> dict[str, jax.Array]:
+    """Return the log-mel L1 (nepers) of the ears and of their difference (the interaural level difference)."""
+    difference = (target[..., 0] - target[..., 1]) - (output[..., 0] - output[..., 1])
+    return {"log_mel_l1": jnp.mean(jnp.abs(target - output)), "diff_l1": jnp.mean(jnp.abs(difference))}
+
+
+def mel_vae_loss(apply: Callable, kl_weight: float, diff_weight: float):
+    """L1 on both ears' log-mel, L1 on their difference, KL."""
+
+    def loss_fn(params, batch, key):
+        output, mu, logvar = apply(params, batch["mel"], key)
+        errors = mel_errors(batch["mel"], output)
+        kl = kl_divergence(mu, logvar)
+        loss = errors["log_mel_l1"] + diff_weight * errors["diff_l1"] + kl_weight * kl
+        return loss, errors | {"kl": kl}
+
+    return loss_fn
+
+
+def stft_errors(target, output) -> dict[str, jax.Array]:
+    """Return errors of the STFT features, plain and weighted by amplitude.
+
+    `level_l1` (nepers per ear), `ild_l1` (nepers), `coherence_l1` (modulus of the complex error) are means over bins;
+    `*_weighted` count a bin by |S|^0.5 over its mean, at most 8: loud bins decide where a sound is heard.
+    """
+    level = jnp.abs(target[..., :2] - output[..., :2])
+    ild = jnp.abs((target[..., 0] - target[..., 1]) - (output[..., 0] - output[..., 1]))
+    coherence = jnp.sqrt(jnp.sum((target[..., 2:] - output[..., 2:]) ** 2, axis=-1) + 1e-8)
+    amplitude = jnp.exp(0.25 * (target[..., 0] + target[..., 1]))
+    weight = 0.3 + 0.7 * jnp.minimum(amplitude / jnp.mean(amplitude, axis=(1, 2), keepdims=True), 8.0)
+    mean = lambda x: jnp.sum(x * weight) / jnp.sum(weight)
+    return {
+        "level_l1": jnp.mean(level),
+        "ild_l1": jnp.mean(ild),
+        "coherence_l1": jnp.mean(coherence),
+        "ild_weighted": mean(ild),
+        "coherence_weighted": mean(coherence),
+    }
+
+
+def stft_vae_loss(apply: Callable, kl_weight: float, level_weight: float, cue_weight: float):
+    """L1 on levels, amplitude-weighted L1 on level difference and coherence, KL."""
+
+    def loss_fn(params, batch, key):
+        output, mu, logvar = apply(params, batch["stft"], key)
+        errors = stft_errors(batch["stft"], output)
+        kl = kl_divergence(mu, logvar)
+        cues = errors["ild_weighted"] + 2.0 * errors["coherence_weighted"]
+        loss = level_weight * errors["level_l1"] + cue_weight * cues + kl_weight * kl
+        return loss, errors | {"kl": kl}
+
+    return loss_fn
+
+
+def text_encoder_loss(apply: Callable):
+    """Cross-entropy of the label, of "names a direction", and squared error of sin/cos of the azimuth.
+
+    Examples without event (label -1) or without direction do not count in the respective term.
+    """
+
+    def loss_fn(params, batch, key):
+        del key
+        logits, direction, azimuth = apply(params, batch["token_ids"], batch["text_mask"])
+        named = batch["label"] >= 0
+        label = jnp.maximum(batch["label"], 0)
+        cross_entropy = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+        count = jnp.maximum(jnp.sum(named), 1)
+        label_loss = jnp.sum(cross_entropy * named) / count
+        angle = jnp.deg2rad(batch["azimuth_deg"])
+        target = jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+        has = batch["has_direction"]
+        azimuth_loss = jnp.sum(jnp.sum((azimuth - target) ** 2, axis=-1) * has) / jnp.maximum(jnp.sum(has), 1)
+        direction_loss = jnp.mean(optax.sigmoid_binary_cross_entropy(direction, has.astype(jnp.float32)))
+        guess = jnp.rad2deg(jnp.arctan2(azimuth[:, 0], azimuth[:, 1]))
+        error = jnp.abs((guess - batch["azimuth_deg"] + 180.0) % 360.0 - 180.0)
+        metrics = {
+            "label_accuracy": jnp.sum((jnp.argmax(logits, axis=-1) == label) * named) / count,
+            "azimuth_error_deg": jnp.sum(error * has) / jnp.maximum(jnp.sum(has), 1),
+            "direction_accuracy": jnp.mean((direction > 0) == has),
+        }
+        return label_loss + 4.0 * azimuth_loss + direction_loss, metrics
+
+    return loss_fn
+
+
+def classifier_loss(apply: Callable, num_labels: int, mixup: float):
+    """Cross-entropy on the log-mel of both ears' sum, with mixed pairs of clips in training.
+
+    Source of mixup: Zhang et al. 2018 (arXiv:1710.09412); here log-mels mix as energies, labels by the same share.
+    """
+
+    def loss_fn(params, batch, key):
+        mel = 0.5 * jax.nn.logsumexp(2.0 * batch["mel"], axis=-1)
+        k_pair, k_share, k_roll, k_mask, k_drop = jax.random.split(key, 5)
+        n, frames, bands = mel.shape
+        shift = jax.random.randint(k_roll, (n,), 0, frames)
+        mel = jax.vmap(lambda x, s: jnp.roll(x, s, axis=0))(mel, shift)
+        share = jax.random.beta(k_share, mixup, mixup, (n,)) if mixup > 0 else jnp.ones(n)
+        partner = jax.random.permutation(k_pair, n)
+        log_share = jnp.log(jnp.clip(jnp.stack([share, 1.0 - share]), 1e-6, 1.0))[:, :, None, None]
+        mel = 0.5 * jnp.logaddexp(2.0 * mel + log_share[0], 2.0 * mel[partner] + log_share[1])
+        start = jax.random.randint(k_mask, (n, 2), 0, jnp.array([bands - 8, frames - 64]))
+        band, frame = jnp.arange(bands)[None], jnp.arange(frames)[None]
+        keep_band = (band < start[:, :1]) | (band >= start[:, :1] + 8)
+        keep_frame = (frame < start[:, 1:]) | (frame >= start[:, 1:] + 64)
+        low = jnp.min(mel, axis=(1, 2), keepdims=True)
+        mel = jnp.where(keep_band[:, None, :] & keep_frame[:, :, None], mel, low)
+        logits, _ = apply(params, mel, train=True, rngs={"dropout": k_drop})
+        onehot = jax.nn.one_hot(batch["label"], num_labels)
+        target = share[:, None] * onehot + (1.0 - share[:, None]) * onehot[partner]
+        loss = jnp.mean(optax.softmax_cross_entropy(logits, 0.95 * target + 0.05 / num_labels))
+        return loss, {"accuracy": jnp.mean(jnp.argmax(logits, -1) == jnp.argmax(target, -1))}
+
+    return loss_fn
+
+
+def diffusion_loss(
+    denoiser: Callable,
+    text_features: Callable,
+    alpha_bar: np.ndarray,
+    *,
+    prediction: str,
+    min_snr_gamma: float | None,
+    channel_weight: np.ndarray,
+    latent_mean: np.ndarray,
+    latent_std: np.ndarray,
+):
+    """Squared error of the predicted noise or velocity, in normalised latents.
+
+    Args:
+      denoiser: (params, x_t, t, text_emb, text_mask, azimuth_deg, has_azimuth) -> output.
+      text_features: (token_ids, text_mask) -> [B, L, D], frozen.
+      channel_weight: [C], so that Mel and STFT latents can count differently.
+      latent_mean, latent_std: per channel [C], measured on the training latents.
+
+    Steps are stratified over the batch. Source: Ho et al. 2020; Salimans and Ho 2022 for v.
+    """
+    weight = channel_weight / np.mean(channel_weight)
+    half = len(channel_weight) // 2
+
+    def loss_fn(params, batch, key):
+        k_t, k_noise = jax.random.split(key)
+        x0 = (batch["latent"] - latent_mean) / latent_std
+        n = x0.shape[0]
+        t = (jnp.arange(n) + jax.random.uniform(k_t, (n,))) / n
+        t = jnp.minimum((t * len(alpha_bar)).astype(jnp.int32), len(alpha_bar) - 1)
+        eps = jax.random.normal(k_noise, x0.shape)
+        x_t = add_noise(alpha_bar, x0, eps, t)
+        text_emb = text_features(batch["token_ids"], batch["text_mask"])
+        output = denoiser(params, x_t, t, text_emb, batch["text_mask"], batch["azimuth_deg"], batch["has_azimuth"])
+        target = velocity(alpha_bar, x0, eps, t) if prediction == "v" else eps
+        per_channel = jnp.mean((output - target) ** 2, axis=(1, 2))
+        snr_weight = 1.0 if min_snr_gamma is None else min_snr_weight(alpha_bar, t, min_snr_gamma, prediction)[:, None]
+        loss = jnp.mean(per_channel * weight * snr_weight)
+        return loss, {"mel": jnp.mean(per_channel[:, :half]), "stft": jnp.mean(per_channel[:, half:])}
+
+    return loss_fn

@@ -1,0 +1,1 @@
+"""Flax linen modules; no config object, no I/O."""

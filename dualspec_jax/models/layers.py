@@ -1,0 +1,158 @@
+"""Layers shared by the VAE and the denoiser, in the structure of the reference implementations (diffusers)."""
+
+import math
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+def space_to_depth(x: Float[Array, "B T F C"], patch: Sequence[int]) -> Float[Array, "B t f c"]:
+    """Fold patches of (time, frequency) into channels."""
+    (p, q), (b, t, f, c) = patch, x.shape
+    x = x.reshape(b, t // p, p, f // q, q, c).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(b, t // p, f // q, p * q * c)
+
+
+def depth_to_space(x: Float[Array, "B t f c"], patch: Sequence[int]) -> Float[Array, "B T F C"]:
+    """Invert `space_to_depth`."""
+    (p, q), (b, t, f, c) = patch, x.shape
+    x = x.reshape(b, t, f, p, q, c // (p * q)).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(b, t * p, f * q, c // (p * q))
+
+
+def timestep_embedding(t: Float[Array, "B"], dim: int) -> Float[Array, "B {dim}"]:
+    """Return cos and sin of t at dim / 2 geometric frequencies, 1 down to 1e-4.
+
+    Source: Vaswani et al. 2017; the order cos, sin is that of DDPM's U-Net.
+    """
+    half = dim // 2
+    freqs = jnp.exp(-math.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / half)
+    angle = t.astype(jnp.float32)[:, None] * freqs
+    return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
+
+
+class ResBlock(nn.Module):
+    """Two 3x3 convolutions with group norm, an optional embedding added between them, and a shortcut.
+
+    Attributes:
+      channels: output channels.
+      groups: of the group norms; divides input and output channels.
+      eps: of the group norms (1e-5 in the denoiser, 1e-6 in the VAE).
+    """
+
+    channels: int
+    groups: int = 32
+    eps: float = 1e-5
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B t f c"], emb: Float[Array, "B E"] | None = None) -> Float[Array, "B t f d"]:
+        norm = lambda name: nn.GroupNorm(self.groups, epsilon=self.eps, dtype=self.dtype, name=name)
+        conv = lambda name: nn.Conv(self.channels, (3, 3), padding=1, dtype=self.dtype, name=name)
+        h = conv("conv1")(nn.silu(norm("norm1")(x)))
+        if emb is not None:
+            h = h + nn.Dense(self.channels, dtype=self.dtype, name="time_emb_proj")(nn.silu(emb))[:, None, None]
+        h = conv("conv2")(nn.silu(norm("norm2")(h)))
+        if x.shape[-1] != self.channels:
+            x = nn.Conv(self.channels, (1, 1), dtype=self.dtype, name="conv_shortcut")(x)
+        return x + h
+
+
+class Attention(nn.Module):
+    """Multi-head attention from x to context (to x itself when context is None)."""
+
+    num_heads: int
+    head_dim: int
+    use_bias: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B N D"],
+        context: Float[Array, "B L E"] | None = None,
+        mask: Bool[Array, "B L"] | None = None,
+    ) -> Float[Array, "B N D"]:
+        context = x if context is None else context
+        width = self.num_heads * self.head_dim
+
+        def heads(y, name):
+            y = nn.Dense(width, use_bias=self.use_bias, dtype=self.dtype, name=name)(y)
+            return y.reshape(*y.shape[:2], self.num_heads, self.head_dim)
+
+        q, k, v = heads(x, "to_q"), heads(context, "to_k"), heads(context, "to_v")
+        mask = None if mask is None else mask[:, None, None, :]
+        out = jax.nn.dot_product_attention(q, k, v, mask=mask).reshape(*x.shape[:2], width)
+        return nn.Dense(x.shape[-1], dtype=self.dtype, name="to_out")(out)
+
+
+class SpatialAttention(nn.Module):
+    """Single-head self-attention over all positions of a grid, as in the middle of the VAE."""
+
+    groups: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B t f c"]) -> Float[Array, "B t f c"]:
+        h = nn.GroupNorm(self.groups, epsilon=1e-6, dtype=self.dtype, name="group_norm")(x)
+        h = h.reshape(x.shape[0], -1, x.shape[-1])
+        h = Attention(1, x.shape[-1], use_bias=True, dtype=self.dtype, name="attention")(h)
+        return x + h.reshape(x.shape)
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, cross-attention to the text tokens and a gated feed-forward, on a grid of positions."""
+
+    head_dim: int
+    groups: int = 32
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B t f c"], context: Float[Array, "B L D"], mask: Bool[Array, "B L"]
+    ) -> Float[Array, "B t f c"]:
+        channels = x.shape[-1]
+        attention = lambda name: Attention(channels // self.head_dim, self.head_dim, dtype=self.dtype, name=name)
+        norm = lambda name: nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name=name)
+        h = nn.GroupNorm(self.groups, epsilon=1e-6, dtype=self.dtype, name="norm")(x)
+        h = nn.Dense(channels, dtype=self.dtype, name="proj_in")(h.reshape(x.shape[0], -1, channels))
+        h = h + attention("attn1")(norm("norm1")(h))
+        h = h + attention("attn2")(norm("norm2")(h), context, mask)
+        value, gate = jnp.split(nn.Dense(8 * channels, dtype=self.dtype, name="ff_in")(norm("norm3")(h)), 2, axis=-1)
+        h = h + nn.Dense(channels, dtype=self.dtype, name="ff_out")(value * nn.gelu(gate, approximate=False))
+        return x + nn.Dense(channels, dtype=self.dtype, name="proj_out")(h).reshape(x.shape)
+
+
+class Downsample(nn.Module):
+    """3x3 convolution with a stride per axis.
+
+    Attributes:
+      asymmetric: pad only at the end of a strided axis, as the VAE of latent diffusion does; otherwise both ends.
+    """
+
+    channels: int
+    stride: Sequence[int] = (2, 2)
+    asymmetric: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B t f c"]) -> Float[Array, "B u g c"]:
+        padding = [(0, 1) if s == 2 and self.asymmetric else (1, 1) for s in self.stride]
+        return nn.Conv(self.channels, (3, 3), tuple(self.stride), padding=padding, dtype=self.dtype, name="conv")(x)
+
+
+class Upsample(nn.Module):
+    """Nearest-neighbour enlargement by a factor per axis, then a 3x3 convolution."""
+
+    channels: int
+    stride: Sequence[int] = (2, 2)
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B t f c"]) -> Float[Array, "B u g c"]:
+        for axis, factor in zip((1, 2), self.stride, strict=True):
+            x = jnp.repeat(x, factor, axis=axis) if factor > 1 else x
+        return nn.Conv(self.channels, (3, 3), padding=1, dtype=self.dtype, name="conv")(x)

@@ -1,0 +1,105 @@
+"""The T5 encoder: version 1.1 / FLAN, with gated GELU."""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+
+def relative_position_bucket(relative: Int[Array, "L L"], num_buckets: int, max_distance: int) -> Int[Array, "L L"]:
+    """Map key position minus query position to a bucket, both directions, logarithmic from num_buckets / 4 on.
+
+    Source: Raffel et al. 2020 (arXiv:1910.10683), section 2.1.
+    """
+    half = num_buckets // 2
+    bucket = jnp.where(relative > 0, half, 0)
+    distance = jnp.abs(relative)
+    exact = half // 2
+    log_ratio = jnp.log(jnp.maximum(distance, 1).astype(jnp.float32) / exact) / math.log(max_distance / exact)
+    far = jnp.minimum(exact + (log_ratio * (half - exact)).astype(jnp.int32), half - 1)
+    return bucket + jnp.where(distance < exact, distance, far)
+
+
+class RMSNorm(nn.Module):
+    """Scale to unit root mean square, in float32, without bias or mean."""
+
+    @nn.compact
+    def __call__(self, x):
+        scale = self.param("weight", nn.initializers.ones, (x.shape[-1],))
+        x32 = x.astype(jnp.float32)
+        return (scale * x32 * jax.lax.rsqrt(jnp.mean(x32**2, axis=-1, keepdims=True) + 1e-6)).astype(x.dtype)
+
+
+class T5Encoder(nn.Module):
+    """Token ids -> features of each token.
+
+    Attributes:
+      d_kv: width of one head; the heads together may differ from d_model.
+      relative_buckets, relative_max_distance: of the position bias, which all layers share.
+
+    Source: Raffel et al. 2020; Shazeer 2020 (arXiv:2002.05202) for the gated GELU of T5 1.1.
+    """
+
+    vocab_size: int
+    d_model: int
+    d_kv: int
+    d_ff: int
+    num_layers: int
+    num_heads: int
+    relative_buckets: int = 32
+    relative_max_distance: int = 128
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, token_ids: Int[Array, "B L"], text_mask: Bool[Array, "B L"]) -> Float[Array, "B L D"]:
+        """Return features, float32; those of masked positions are meaningless and must stay masked."""
+        length = token_ids.shape[1]
+        x = nn.Embed(self.vocab_size, self.d_model, dtype=self.dtype, name="shared")(token_ids)
+        position = jnp.arange(length)
+        buckets = relative_position_bucket(
+            position[None, :] - position[:, None], self.relative_buckets, self.relative_max_distance
+        )
+        bias = nn.Embed(self.relative_buckets, self.num_heads, name="relative_attention_bias")(buckets)
+        bias = bias.transpose(2, 0, 1)[None] + jnp.where(text_mask, 0.0, -1e9)[:, None, None, :]
+        inner = self.num_heads * self.d_kv
+        # T5 has no 1 / sqrt(d) in the attention: it is in the scale of the initial weights of q.
+        dense = lambda n, name, std: nn.Dense(
+            n, use_bias=False, dtype=self.dtype, kernel_init=nn.initializers.normal(std), name=name
+        )
+        for i in range(self.num_layers):
+            h = RMSNorm(name=f"layer_{i}_attention_norm")(x)
+            heads = lambda y: y.reshape(*y.shape[:2], self.num_heads, self.d_kv)
+            q = heads(dense(inner, f"layer_{i}_q", (self.d_model * self.d_kv) ** -0.5)(h))
+            k = heads(dense(inner, f"layer_{i}_k", self.d_model**-0.5)(h))
+            v = heads(dense(inner, f"layer_{i}_v", self.d_model**-0.5)(h))
+            scores = jnp.einsum("bqhd,bkhd->bhqk", q, k).astype(jnp.float32) + bias
+            out = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores, axis=-1).astype(v.dtype), v)
+            x = x + dense(self.d_model, f"layer_{i}_o", inner**-0.5)(out.reshape(*x.shape[:2], inner))
+            h = RMSNorm(name=f"layer_{i}_ff_norm")(x)
+            gate = nn.gelu(dense(self.d_ff, f"layer_{i}_wi_0", self.d_model**-0.5)(h), approximate=True)
+            h = gate * dense(self.d_ff, f"layer_{i}_wi_1", self.d_model**-0.5)(h)
+            x = x + dense(self.d_model, f"layer_{i}_wo", self.d_ff**-0.5)(h)
+        return RMSNorm(name="final_norm")(x).astype(jnp.float32)
+
+
+def masked_mean(features: Float[Array, "B L D"], mask: Bool[Array, "B L"]) -> Float[Array, "B D"]:
+    """Return the mean over unmasked tokens; zero where all are masked."""
+    weight = mask[..., None].astype(features.dtype)
+    return jnp.sum(features * weight, axis=1) / jnp.maximum(jnp.sum(weight, axis=1), 1.0)
+
+
+class CaptionHeads(nn.Module):
+    """What a caption says, read off the mean text feature: used to train our own small encoder.
+
+    Returns logits over the labels [B, K], a logit for "names a direction" [B], and sin/cos of the azimuth [B, 2].
+    """
+
+    num_labels: int
+
+    @nn.compact
+    def __call__(self, features: Float[Array, "B L D"], mask: Bool[Array, "B L"]):
+        pooled = masked_mean(features, mask)
+        azimuth = nn.Dense(2, name="azimuth")(nn.silu(nn.Dense(128, name="azimuth_hidden")(pooled)))
+        return nn.Dense(self.num_labels, name="label")(pooled), nn.Dense(1, name="direction")(pooled)[:, 0], azimuth

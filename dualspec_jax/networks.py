@@ -1,0 +1,47 @@
+"""Config sections -> linen modules. The modules themselves see plain numbers only."""
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from dualspec_jax.models.classifier import EventClassifier
+from dualspec_jax.models.text_encoder import T5Encoder
+from dualspec_jax.models.unet import UNet
+from dualspec_jax.models.vae import AutoencoderKL
+
+
+def make_vae(section: ConfigDict, dtype: jnp.dtype = jnp.float32) -> AutoencoderKL:
+    """Return the autoencoder of `config.mel_vae` or `config.stft_vae`."""
+    fields = ("in_channels", "patch", "channels", "strides", "layers_per_block", "latent_channels", "norm_groups")
+    fields += ("mid_attention", "input_mean", "input_std")
+    return AutoencoderKL(**{name: _frozen(section[name]) for name in fields}, dtype=dtype)
+
+
+def make_text_encoder(section: ConfigDict, dtype: jnp.dtype = jnp.float32) -> T5Encoder:
+    """Return the text encoder of `config.text`."""
+    fields = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
+    fields += ("relative_buckets", "relative_max_distance")
+    return T5Encoder(**{name: section[name] for name in fields}, dtype=dtype)
+
+
+def make_unet(section: ConfigDict, dtype: jnp.dtype = jnp.float32) -> UNet:
+    """Return the denoiser of `config.unet`."""
+    return UNet(**{name: _frozen(value) for name, value in section.items()}, dtype=dtype)
+
+
+def make_classifier(section: ConfigDict, num_labels: int) -> EventClassifier:
+    """Return the event classifier of `config.classifier` for a number of labels."""
+    return EventClassifier(num_labels, tuple(section.channels), section.dropout)
+
+
+def _frozen(value):
+    """Turn the lists that JSON makes of tuples back into tuples."""
+    return tuple(_frozen(v) for v in value) if isinstance(value, list | tuple) else value
+
+
+def latent_shape(config: ConfigDict) -> tuple[int, int, int]:
+    """Return (t, f, C) of the joint latent; Mel channels come first."""
+    v = config.mel_vae
+    t, f = config.audio.n_frames // v.patch[0], config.audio.n_mels // v.patch[1]
+    for stride in v.strides:
+        t, f = t // stride[0], f // stride[1]
+    return t, f, v.latent_channels + config.stft_vae.latent_channels

@@ -1,0 +1,1 @@
+"""Signal path as pure functions of arrays: STFT, Mel, interaural cues, Griffin-Lim."""

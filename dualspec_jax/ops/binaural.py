@@ -1,0 +1,74 @@
+"""Interaural features of the STFT branch, and the spatial filter that turns them back into two ears."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Complex, Float
+
+
+def _average_frames(x: Array, n: int) -> Array:
+    """Sum each frame with its neighbours over n frames, t - n // 2 up to t + (n - 1) // 2; zeros outside."""
+    left = n // 2
+    padded = jnp.pad(x, ((0, 0), (left, n - 1 - left), (0, 0)))
+    return sum(padded[:, i : i + x.shape[1]] for i in range(n)) / n
+
+
+def spatial_features(
+    spec: Complex[Array, "B T F 2"],
+    *,
+    floor: float = 1e-3,
+    average_frames: int = 4,
+    floor_response: Complex[Array, "B F 2"] | None = None,
+) -> Float[Array, "B T F 4"]:
+    """Return log|L|, log|R| (nepers) and the real and imaginary part of the interaural coherence.
+
+    gamma = <S_L S_R*> / sqrt(<|S_L|^2> <|S_R|^2>), <> over `average_frames` frames; angle(gamma) is the interaural
+    phase difference (left leads: positive below the first wrap), |gamma| in [0, 1] is 1 for a point source.
+
+    Args:
+      floor: lowest magnitude. It also keeps gamma at 0, not 0/0, where both ears are silent.
+      floor_response: response of both ears to the source's direction. If given, the floor is that of a faint steady
+        source at the same place, in expectation: silent bins then carry the direction as well, so that levels and
+        phase exist wherever the Mel branch may put energy. Only the ratio of the ears matters.
+
+    Source: DESIGN.md section 3; the floor response is ours (the paper does not say how silence is treated).
+    """
+    left, right = spec[..., 0], spec[..., 1]
+    if floor_response is None:
+        floor_l = floor_r = jnp.full(spec.shape[:1] + (1, 1), floor**2)
+        floor_cross = jnp.zeros(spec.shape[:1] + (1, 1), spec.dtype)
+    else:
+        h_l, h_r = floor_response[:, None, :, 0], floor_response[:, None, :, 1]
+        mean_power = 0.5 * (jnp.abs(h_l) ** 2 + jnp.abs(h_r) ** 2) + 1e-12
+        floor_l = floor**2 * jnp.abs(h_l) ** 2 / mean_power
+        floor_r = floor**2 * jnp.abs(h_r) ** 2 / mean_power
+        floor_cross = floor**2 * h_l * jnp.conj(h_r) / mean_power
+    power_l, power_r = jnp.real(left * jnp.conj(left)), jnp.real(right * jnp.conj(right))
+    mean_l = _average_frames(power_l, average_frames) + floor_l
+    mean_r = _average_frames(power_r, average_frames) + floor_r
+    gamma = (_average_frames(left * jnp.conj(right), average_frames) + floor_cross) / jnp.sqrt(mean_l * mean_r + 1e-20)
+    tiny = 1e-4 * floor**2
+    level_l = 0.5 * jnp.log(power_l + floor_l + tiny)
+    level_r = 0.5 * jnp.log(power_r + floor_r + tiny)
+    return jnp.stack([level_l, level_r, jnp.real(gamma), jnp.imag(gamma)], axis=-1)
+
+
+def spatial_filter(content: Complex[Array, "B T F"], features: Float[Array, "B T F 4"]) -> Complex[Array, "B T F 2"]:
+    """Rebuild two ears from mono content and the generated levels and phases.
+
+    Per bin the content's energy is split by the level difference (g_L^2 + g_R^2 = 1) and the ears get phases
+    +phi / 2 and -phi / 2, phi = angle(gamma). Half an angle has two values, pi apart, so phi is first unwrapped along
+    frequency around its mean over time: without that the content changes sign between neighbouring bins wherever phi
+    wraps, which smears transients.
+
+    Source: DESIGN.md section 3.
+    """
+    level_difference = features[..., 0] - features[..., 1]
+    gain_l = jnp.sqrt(jax.nn.sigmoid(2.0 * level_difference))
+    gain_r = jnp.sqrt(jax.nn.sigmoid(-2.0 * level_difference))
+    gamma = jax.lax.complex(features[..., 2], features[..., 3])
+    weight = jnp.abs(content) ** 2
+    weight = weight + 1e-3 * jnp.mean(weight, axis=1, keepdims=True) + 1e-12
+    mean_gamma = jnp.sum(gamma * weight, axis=1, keepdims=True)
+    base = jnp.unwrap(jnp.angle(mean_gamma + 1e-20), axis=2)
+    phase = base + jnp.angle(gamma * jnp.exp(-1j * base) + 1e-20)
+    return jnp.stack([content * gain_l * jnp.exp(0.5j * phase), content * gain_r * jnp.exp(-0.5j * phase)], axis=-1)

@@ -1,0 +1,107 @@
+"""Write captions that name a sound event, a direction, or both.
+
+Every caption with a direction reads back with `parse_direction`; every caption without one reads back as None.
+
+Paper: a caption names event and direction in one of three styles (abstract and demo page); the templates are ours.
+"""
+
+import numpy as np
+
+from dualspec_jax.spatial.direction import STYLES, describe_direction, parse_direction
+
+__all__ = ["STYLES", "make_caption"]
+
+# Fine for any event: "a dog barking", "dog barks", "a man speaks while a car passes".
+_EVENT_DIRECTION = (
+    "{event} {direction}", "{event} {direction}", "{event}, {direction}", "{direction}, {event}",
+    "{direction}: {event}", "{event} - {direction}", "{event} ({direction})", "{event}; {direction}",
+    "sound: {event}, {direction}", "{event}, heard {direction}", "{event}, somewhere {direction}",
+)  # fmt: skip
+# Only for a noun phrase: "a dog barking", "the barking of a dog", "rain".
+_NOUN_DIRECTION = (
+    "I hear {event} {direction}", "you hear {event} {direction}", "we can hear {event} {direction}",
+    "the sound of {event} {direction}", "sound of {event}, {direction}", "{event} can be heard {direction}",
+    "{event} is heard {direction}", "there is {event} {direction}", "{direction} there is {event}",
+    "{direction} I hear {event}", "{direction}, the sound of {event}", "listen to {event} {direction}",
+    "{event} located {direction}", "a recording of {event} {direction}",
+)  # fmt: skip
+# Only for a noun phrase and a direction that starts with "from".
+_NOUN_FROM = (
+    "the sound of {event} coming {direction}", "I hear {event} coming {direction}", "{event} reaches me {direction}",
+    "the sound of {event} arrives {direction}", "{event} coming {direction}", "{direction} comes the sound of {event}",
+)  # fmt: skip
+_EVENT = ("{event}", "{event}", "{event}", "sound: {event}")
+_NOUN = (
+    "I hear {event}", "you hear {event}", "the sound of {event}", "sound of {event}", "{event} can be heard",
+    "there is {event}", "a recording of {event}", "listen to {event}",
+)  # fmt: skip
+_DIRECTION = (
+    "a sound {direction}", "something {direction}", "a noise {direction}", "I hear something {direction}",
+    "there is a sound {direction}", "{direction}", "{direction}, a sound", "some sound {direction}",
+    "a sound can be heard {direction}", "sound, {direction}",
+)  # fmt: skip
+
+
+def make_caption(
+    event: str | None, azimuth_deg: float | None, rng: np.random.Generator, style: str | None = None
+) -> str:
+    """Return one of many captions for an event, an azimuth, or both.
+
+    Args:
+      event: a phrase such as "a dog barking", "the barking of a dog" or "dog barks"; None to name the direction only.
+      azimuth_deg: in (-360, 360] degrees; None to leave the direction free.
+      style: 'doa', 'clock' or 'general'; None draws one of them uniformly.
+
+    Raises:
+      ValueError: neither an event nor an azimuth, an empty event, one that names a direction itself, an invalid
+        azimuth, or an unknown style.
+    """
+    if style is not None and style not in STYLES:
+        raise ValueError(f"style: {style!r} must be one of {STYLES} or None")
+    if event is None and azimuth_deg is None:
+        raise ValueError("event, azimuth_deg: None and None; give at least one of them")
+    event = event if event is None else _clean(event)
+    if azimuth_deg is None:
+        template = _choose(_EVENT + (_NOUN if _is_noun_phrase(event) else ()), rng)
+        return _finish(template.format(event=event), rng)
+    direction = describe_direction(azimuth_deg, style or _choose(STYLES, rng), rng)
+    if event is None:
+        return _finish(_choose(_DIRECTION, rng).format(direction=direction), rng)
+    templates = _EVENT_DIRECTION
+    if _is_noun_phrase(event):
+        templates += _NOUN_DIRECTION + (_NOUN_FROM if direction.startswith("from ") else ())
+    return _finish(_choose(templates, rng).format(event=event, direction=direction), rng)
+
+
+def _choose(options: tuple[str, ...], rng: np.random.Generator) -> str:
+    return options[int(rng.integers(len(options)))]
+
+
+def _clean(event: str) -> str:
+    """Return an event ready for the middle of a sentence: no outer spaces, full stop or capital."""
+    cleaned = " ".join(event.split()).rstrip(".,;: ")
+    if not cleaned:
+        raise ValueError(f"event: {event!r} must not be empty; use None for no event")
+    if (direction := parse_direction(cleaned)) is not None:
+        raise ValueError(f"event: {event!r} names a direction itself ({direction.text!r}); give the event alone")
+    first = cleaned.split()[0]
+    return cleaned if first == "I" or first[1:] != first[1:].lower() else cleaned[0].lower() + cleaned[1:]
+
+
+def _is_noun_phrase(event: str) -> bool:
+    """Tell whether an event surely has no finite verb: "a dog barking" or "rain", not "dog barks" or "it is raining".
+
+    Plurals such as "church bells" look like verbs here and count as unsure: they get the templates that fit anything.
+    """
+    words = event.lower().replace(",", " ").split()
+    if {"is", "are", "was", "were", "has", "have", "can", "and", "while", "as", "then"} & set(words):
+        return False
+    sure = any(word.endswith("ing") and len(word) > 4 for word in words[1:]) or "of" in words[1:] or len(words) == 1
+    return sure or not any(word.endswith("s") and not word.endswith("ss") for word in words)
+
+
+def _finish(caption: str, rng: np.random.Generator) -> str:
+    """Return the caption with or without a capital and a full stop."""
+    capital, stop = rng.integers(2, size=2)
+    caption = caption[0].upper() + caption[1:] if capital else caption
+    return caption + "." if stop else caption

@@ -1,0 +1,68 @@
+"""Package dualspec_jax: the core installs what `sample` runs, the extras what building data and training need.
+
+Lower bounds are the oldest versions this was tested with; requirements-lock.txt holds the exact set.
+"""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "dualspec_jax" / "__init__.py").read_text(), re.M).group(1)
+
+CORE = [
+    "jax>=0.10,<0.13",
+    "flax>=0.12.8",
+    "optax>=0.2.8",  # this and Orbax are for training, but Flax brings both anyway
+    "orbax-checkpoint>=0.12.8",
+    "ml_collections>=1.1.0",
+    "absl-py>=2.5",
+    "jaxtyping>=0.3.11",
+    "numpy>=2.4",
+    "safetensors>=0.8",
+    "tokenizers>=0.23",
+    "tqdm>=4.70",
+    "matplotlib>=3.11",  # `sample --spectrogram`: its colours; brings Pillow, which writes the file
+]
+DATA = [  # build the data set, train, encode, export, evaluate
+    "grain>=0.2.18",
+    "array_record>=0.8.6",
+    "tensorflow-datasets>=4.9.10",  # reads and writes ArrayRecord without TensorFlow
+    "importlib_resources>=7.1",  # tensorflow-datasets needs it without saying so
+    "scipy>=1.17",
+    "soundfile>=0.14",
+    "sofar>=1.3",
+    "tensorboardX>=2.6.5",
+]
+TEST = DATA + [
+    "pytest>=9.2",
+    "hypothesis>=6.170",
+    "librosa>=0.11",  # the reference for STFT and Mel
+    "beartype>=0.23",
+    "ruff>=0.17",
+]
+
+setup(
+    name="dualspec_jax",
+    version=VERSION,
+    description="Text to binaural audio in JAX, with two spectrograms and one latent diffusion model",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=find_packages(include=["dualspec_jax", "dualspec_jax.*"]),
+    package_data={"dualspec_jax": ["embedded/*"], "dualspec_jax.spatial": ["*.json"]},
+    install_requires=CORE,
+    extras_require={
+        "tpu": ["jax[tpu]>=0.10,<0.13"],
+        "gpu": ["jax[cuda12]>=0.10,<0.13"],
+        "data": DATA,
+        "train": DATA,
+        # Nothing loads pretrained T5 weights yet; what will, needs the tokenizers and file utilities of transformers.
+        "t5": ["transformers>=5.23"],
+        "test": TEST,
+        "dev": TEST + ["pre-commit>=4"],
+    },
+)

@@ -1,0 +1,58 @@
+"""A model small enough to build in a test: 0.64 s of audio, a few thousand parameters, random weights."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from dualspec_jax import config as config_lib
+from dualspec_jax import networks
+from dualspec_jax.bundle import save_bundle
+from dualspec_jax.spatial.captions import make_caption
+from dualspec_jax.tokenizer import train_tokenizer
+
+
+def tiny_config() -> ConfigDict:
+    """Return a valid config in which every size differs from the default."""
+    c = config_lib.default()
+    c.audio.n_samples, c.audio.n_frames = 10240, 64
+    c.data.crop_frames = 32
+    for name, channels in (("mel_vae", (8, 8)), ("stft_vae", (8, 8, 8))):
+        c[name].channels, c[name].norm_groups, c[name].latent_channels = channels, 4, 4
+    c.text.update(vocab_size=300, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, max_length=24)
+    c.unet.update(channels=(16, 16), attention=(False, True), head_dim=8, norm_groups=4)
+    c.sample.update(steps=3, griffin_lim_iters=2)
+    c.classifier.channels = (8, 8)
+    for task in config_lib.TASKS:
+        c.train[task].update(batch_size=4, steps=2, log_every=1, eval_every=2, eval_batches=1, save_every=2)
+    config_lib.validate(c)
+    return c
+
+
+def tiny_tokenizer(config: ConfigDict):
+    rng = np.random.default_rng(0)
+    texts = [make_caption("a dog barking", float(azimuth), rng) for azimuth in range(360)]
+    return train_tokenizer(texts, config.text.vocab_size)
+
+
+def save_tiny_bundle(path: Path, config: ConfigDict | None = None) -> str:
+    """Write a bundle of random weights; return its digest."""
+    c = tiny_config() if config is None else config
+    key = jax.random.key(0)
+    t, f, channels = networks.latent_shape(c)
+    frames, one = c.audio.n_frames, np.zeros(1, np.float32)
+    mel, stft = np.zeros((1, frames, c.audio.n_mels, 2)), np.zeros((1, frames, c.audio.n_bins, 4))
+    ids = np.zeros((1, c.text.max_length), np.int32)
+    text = np.zeros((1, c.text.max_length, c.text.d_model), np.float32)
+    latent = np.zeros((1, t, f, channels), np.float32)
+    init = lambda module, *args: jax.device_get(jax.jit(module.init)(key, *args)["params"])
+    params = {
+        "mel_vae": init(networks.make_vae(c.mel_vae), mel, key),
+        "stft_vae": init(networks.make_vae(c.stft_vae), stft, key),
+        "text_encoder": init(networks.make_text_encoder(c.text), ids, ids > -1),
+        "unet": init(networks.make_unet(c.unet), latent, one, text, ids > -1, one, one > 0),
+    }
+    mean, std = np.zeros(channels, np.float32), np.ones(channels, np.float32)
+    tokenizer = tiny_tokenizer(c).backend.to_str()
+    return save_bundle(path, c, params, tokenizer, mean, std, ("dog barking", "rain"), "# a card\n")

@@ -1,0 +1,292 @@
+import json
+import pickle
+
+import numpy as np
+import pytest
+import soundfile
+
+from data.spatial_audio.build import build
+from data.spatial_audio.spatial_audio_dataset_builder import SpatialAudioConfig
+from dualspec_jax.config import default
+from dualspec_jax.input_pipeline import SceneSource, balanced_order, make_batches
+from dualspec_jax.ops.coding import decode_stft_features
+from dualspec_jax.spatial.sounds import event_wordings, heldout_wordings, labels
+from dualspec_jax.tokenizer import train_tokenizer
+
+DATASET = "spatial_audio/tiny:1.0.0"
+TASKS = ("mel_vae", "stft_vae", "classifier", "text_encoder", "diffusion")
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    root = tmp_path_factory.mktemp("source")
+    (root / "events").mkdir()
+    rng = np.random.default_rng(0)
+    rows = ["file,label,split,licence"]
+    for i, (label, split) in enumerate([("rain", "train"), ("rain", "train"), ("siren", "train"), ("rain", "valid")]):
+        soundfile.write(str(root / "events" / f"{i}.wav"), 0.1 * rng.normal(size=16000), 16000)
+        rows.append(f"{i}.wav,{label},{split},CC0-1.0")
+    (root / "events" / "metadata.csv").write_text("\n".join(rows) + "\n")
+    folder = tmp_path_factory.mktemp("tfds")
+    build(SpatialAudioConfig(name="tiny", description="For tests.", n_train=6, n_valid=3), folder, root)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    texts = [w for label in labels() for w in event_wordings(label)] + [f"at {i} degrees" for i in range(360)]
+    return train_tokenizer(texts, 400)
+
+
+@pytest.fixture(scope="module")
+def latents_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("latents")
+    rng = np.random.default_rng(0)
+    latents = rng.normal(size=(10, 8, 4, 6)).astype(np.float16)
+    latents[..., 0] = np.arange(8, dtype=np.float16)[:, None]  # channel 0 tells the time
+    np.save(folder / "latents.npy", latents)
+    np.save(folder / "azimuth_deg.npy", np.linspace(0, 324, 10).astype(np.float32) + 0.3)
+    np.save(folder / "label_index.npy", np.array([0] * 8 + [1] * 2, np.int32))
+    (folder / "meta.json").write_text(json.dumps({"labels": ["rain", "siren"]}))
+    return folder
+
+
+@pytest.fixture
+def config():
+    c = default()
+    c.data.dataset = DATASET
+    for task in TASKS:
+        c.train[task].batch_size = 4
+    return c
+
+
+@pytest.fixture
+def batches(config, data_dir, tokenizer, latents_dir):
+    def make(task, split="train", seed=0, **kwargs):
+        sources = {"data_dir": data_dir, "tokenizer": tokenizer, "latents_dir": latents_dir}
+        return make_batches(config, task, split, seed=seed, **sources | kwargs)
+
+    return make
+
+
+FORMS = {
+    "mel_vae": {"mel": ((4, 128, 64, 2), "float32")},
+    "stft_vae": {"stft": ((4, 128, 512, 4), "float32")},
+    "classifier": {"mel": ((4, 512, 64, 2), "float32"), "label": ((4,), "int32")},
+    "text_encoder": {
+        "token_ids": ((4, 48), "int32"),
+        "text_mask": ((4, 48), "bool"),
+        "label": ((4,), "int32"),
+        "azimuth_deg": ((4,), "float32"),
+        "has_direction": ((4,), "bool"),
+    },
+    "diffusion": {
+        "latent": ((4, 8, 4, 6), "float32"),
+        "token_ids": ((4, 48), "int32"),
+        "text_mask": ((4, 48), "bool"),
+        "azimuth_deg": ((4,), "float32"),
+        "has_azimuth": ((4,), "bool"),
+    },
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_batches_have_the_documented_form(batches, task):
+    batch = next(iter(batches(task)))
+    assert {k: (v.shape, v.dtype.name) for k, v in batch.items()} == FORMS[task]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_position_is_resumed(batches, task):
+    iterator = iter(batches(task))
+    for _ in range(3):
+        next(iterator)
+    state = json.loads(json.dumps(iterator.get_state()))
+    expected = [next(iterator) for _ in range(2)]
+    again = iter(batches(task))
+    again.set_state(state)
+    for batch in expected:
+        resumed = next(again)
+        for name, value in batch.items():
+            np.testing.assert_array_equal(resumed[name], value)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_seed_decides_the_batches(batches, task):
+    first, same, other = (next(iter(batches(task, seed=s))) for s in (0, 0, 1))
+    assert all(np.array_equal(first[k], same[k]) for k in first)
+    assert not all(np.array_equal(first[k], other[k]) for k in first)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_validation_is_finite_ordered_and_full(config, batches, task):
+    split = "train" if task == "diffusion" else "valid"
+    config.data.num_threads = 2
+    passes = [list(batches(task, split, train=False)) for _ in range(2)]
+    n = {"mel_vae": 1, "stft_vae": 1, "classifier": 1, "text_encoder": 512, "diffusion": 3}[task]
+    assert len(passes[0]) == n  # 3 scenes, 2048 captions, 10 latents in batches of 4
+    for first, second in zip(*passes, strict=True):
+        for name, value in first.items():
+            assert len(value) == 4
+            np.testing.assert_array_equal(second[name], value)
+
+
+def test_validation_gives_whole_clips_in_stored_order(config, batches, data_dir):
+    (batch,) = batches("stft_vae", "valid", train=False)
+    source = SceneSource(data_dir, DATASET, "valid", ["stft"])
+    assert batch["stft"].shape == (4, 512, 512, 4)
+    for i in range(4):
+        np.testing.assert_array_equal(batch["stft"][i], source[i % 3]["stft"])
+
+
+def test_crops_are_parts_of_the_clips_at_random_places(batches, data_dir):
+    source = SceneSource(data_dir, DATASET, "train", ["mel"])
+    clips = [source[i]["mel"] for i in range(len(source))]
+    starts = set()
+    iterator = iter(batches("mel_vae"))
+    for _ in range(3):
+        for crop in next(iterator)["mel"]:
+            found = [
+                (i, t) for i, clip in enumerate(clips) for t in range(385) if np.array_equal(clip[t : t + 128], crop)
+            ]
+            assert found
+            starts.add(found[0])
+    assert len(starts) > 8
+
+
+def test_scene_source_decodes_only_the_wanted_fields(data_dir):
+    source = SceneSource(data_dir, DATASET, "train", ["stft"])
+    assert len(source) == 6 and source.labels == ("rain", "siren")
+    record = source[2]
+    assert set(record) == {"stft", "azimuth_deg", "label_index"}
+    coded = source.read_coded(2)
+    assert coded["stft"].dtype == np.uint8
+    np.testing.assert_array_equal(record["stft"], decode_stft_features(coded["stft"]))
+
+
+def test_scene_source_can_be_pickled(data_dir):
+    source = SceneSource(data_dir, DATASET, "train", ["mel"])
+    source[0]
+    again = pickle.loads(pickle.dumps(source))
+    np.testing.assert_array_equal(again[1]["mel"], source[1]["mel"])
+
+
+def test_label_index_is_kept_beside_the_records(data_dir):
+    source = SceneSource(data_dir, DATASET, "train", ["mel"])
+    expected = [source[i]["label_index"] for i in range(len(source))]
+    cache = source.directory / "label_index.train.json"
+    cache.unlink(missing_ok=True)
+    assert source.label_index.tolist() == expected
+    assert json.loads(cache.read_text()) == expected
+    assert SceneSource(data_dir, DATASET, "train").label_index.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("dataset", "split", "fields", "message"),
+    [
+        ("spatial_audio/tiny", "train", ["mel"], "must be builder/config:version"),
+        ("spatial_audio/none:1.0.0", "train", ["mel"], "build it with python -m data.spatial_audio.build"),
+        (DATASET, "test", ["mel"], "split = 'test'"),
+        (DATASET, "train", ["phase"], "field 'phase' is not in"),
+    ],
+)
+def test_missing_data_is_named(data_dir, dataset, split, fields, message):
+    with pytest.raises(ValueError, match=message):
+        SceneSource(data_dir, dataset, split, fields)
+
+
+def test_bad_arguments_are_named(config, batches, tmp_path):
+    with pytest.raises(ValueError, match="task = 'vocoder'"):
+        batches("vocoder")
+    with pytest.raises(ValueError, match="tokenizer = None"):
+        batches("text_encoder", tokenizer=None)
+    with pytest.raises(ValueError, match="holds no cached latents"):
+        batches("diffusion", latents_dir=tmp_path)
+
+
+@pytest.mark.parametrize("balance", [0.0, 0.5, 1.0])
+def test_balance_sets_the_share_of_labels(balance):
+    label_index = np.repeat([0, 1, 3], [100, 25, 4])
+    order = balanced_order(label_index, balance, seed=0)
+    count = np.bincount(label_index[order])[[0, 1, 3]]
+    expected = np.array([100.0, 25.0, 4.0]) ** (1 - balance)
+    np.testing.assert_allclose(count / count.sum(), expected / expected.sum(), rtol=0.02)
+    assert set(order) == set(range(129))  # every scene comes
+    for label in (0, 1, 3):
+        times = np.bincount(order, minlength=129)[label_index == label]
+        assert times.max() - times.min() <= 1
+
+
+def test_training_sees_balanced_labels(config, batches):
+    config.data.label_balance = 1.0
+    iterator = iter(batches("diffusion"))
+    azimuths = np.concatenate([next(iterator)["azimuth_deg"] for _ in range(40)])
+    rare = azimuths > 270  # the last two latents
+    assert rare.mean() == pytest.approx(0.5, abs=0.05)
+
+
+def test_latents_roll_in_time_only_if_asked(config, batches):
+    def offsets():
+        iterator = iter(batches("diffusion"))
+        return {int(x[0, 0, 0]) for _ in range(10) for x in next(iterator)["latent"]}
+
+    assert len(offsets()) == 8
+    config.diffusion.time_roll = False
+    assert offsets() == {0}
+
+
+def decode(tokenizer, ids):
+    return tokenizer.backend.decode([int(i) for i in ids], skip_special_tokens=True).strip()
+
+
+def test_diffusion_captions_drop_their_conditions_as_configured(config, batches, tokenizer):
+    d = config.diffusion
+    d.null_prob, d.direction_free_prob, d.event_free_prob, d.azimuth_token_prob = 0.3, 0.0, 0.0, 0.6
+    iterator = iter(batches("diffusion"))
+    null, azimuth = [], []
+    for _ in range(250):
+        batch = next(iterator)
+        null += [decode(tokenizer, ids) == "" for ids in batch["token_ids"]]
+        azimuth += batch["has_azimuth"].tolist()
+    null, azimuth = np.array(null), np.array(azimuth)
+    assert null.mean() == pytest.approx(0.3, abs=0.05)  # 1000 draws: a standard error of 0.015
+    assert not azimuth[null].any()
+    assert azimuth[~null].mean() == pytest.approx(0.6, abs=0.06)
+
+
+def test_diffusion_captions_without_direction_keep_the_azimuth_token(config, batches, tokenizer):
+    d = config.diffusion
+    d.null_prob, d.direction_free_prob, d.event_free_prob, d.azimuth_token_prob = 0.0, 1.0, 0.0, 1.0
+    batch = next(iter(batches("diffusion")))
+    assert batch["has_azimuth"].all()
+    assert not any("degree" in decode(tokenizer, ids) for ids in batch["token_ids"])
+
+
+def test_text_batches_mark_what_the_caption_leaves_out(config, batches, tokenizer):
+    config.train.text_encoder.batch_size = 128
+    d = config.diffusion
+    d.direction_free_prob, d.event_free_prob = 0.25, 0.25
+    iterator = iter(batches("text_encoder"))
+    parts = [next(iterator) for _ in range(8)]
+    batch = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+    no_event, no_direction = batch["label"] == -1, ~batch["has_direction"]
+    assert no_event.mean() == pytest.approx(0.25, abs=0.05) and no_direction.mean() == pytest.approx(0.25, abs=0.05)
+    assert not (no_event & no_direction).any()
+    assert np.all(batch["azimuth_deg"][no_direction] == 0)
+    azimuth = batch["azimuth_deg"][~no_direction]
+    assert azimuth.min() >= 0 and azimuth.max() < 360
+    assert np.mean(azimuth == np.round(azimuth)) == pytest.approx(0.72, abs=0.06)
+    assert len(set(batch["label"])) > 120
+
+
+def test_validation_captions_use_held_out_wordings(config, batches, tokenizer):
+    config.diffusion.direction_free_prob = 1.0
+    held_out = {w.lower() for label in labels() for w in heldout_wordings(label)}
+    texts = [decode(tokenizer, i) for b in batches("text_encoder", "valid", train=False) for i in b["token_ids"]]
+
+    def squeeze(text):
+        return "".join(c for c in text.lower() if c.isalnum())
+
+    known = [squeeze(w) for w in held_out]
+    hits = [any(w in squeeze(text) for w in known) for text in texts[:200]]
+    assert np.mean(hits) > 0.9

@@ -1,0 +1,58 @@
+import collections
+
+import pytest
+
+from dualspec_jax import prompt_set
+from dualspec_jax.prompt_set import AZIMUTHS_DEG, LABELS, PROMPT_SET_VERSION, limit_evenly, make_prompts
+from dualspec_jax.spatial.direction import circular_difference, parse_direction
+from dualspec_jax.spatial.sounds import match_sound
+
+DIGESTS = {
+    1: "38539b4c5a209eb1cf5fca2722b4aea78f7ec0f17d91bc24f0f5fd79d70d2aee"
+}  # a changed prompt set needs a new version, and a line here
+
+
+def test_the_set_is_what_its_version_says():
+    assert prompt_set.to_json() == prompt_set.to_json()
+    assert prompt_set.to_json()["sha256"] == DIGESTS[PROMPT_SET_VERSION]
+
+
+@pytest.mark.parametrize("row", prompt_set.ROWS)
+def test_every_sound_at_every_azimuth_once(row):
+    prompts = make_prompts(row)
+    assert [p.index for p in prompts] == list(range(120))
+    wanted = {(label, azimuth) for label in LABELS for azimuth in AZIMUTHS_DEG}
+    assert {(p.label, p.azimuth_deg) for p in prompts} == wanted
+    assert all(match_sound(p.text).label == p.label for p in prompts)
+
+
+def test_words_name_exactly_their_azimuth():
+    for prompt in make_prompts("words"):
+        direction = parse_direction(prompt.text)
+        assert abs(circular_difference(direction.azimuth_deg, prompt.azimuth_deg)) < 1e-6, prompt
+        assert direction.style == prompt.style
+
+
+def test_numeric_prompts_name_no_direction():
+    assert all(parse_direction(p.text) is None for p in make_prompts("numeric"))
+
+
+def test_styles_take_turns():
+    count = collections.Counter(p.style for p in make_prompts("words"))
+    assert min(count.values()) >= 13 and count["doa"] >= 50 and count["clock"] >= 50
+    for azimuth in AZIMUTHS_DEG:
+        styles = {p.style for p in make_prompts("words") if p.azimuth_deg == azimuth}
+        assert styles == {"doa", "clock"} | ({"general"} if azimuth % 90 == 0 else set())
+
+
+def test_unknown_row():
+    with pytest.raises(ValueError, match="row = 'real': must be one of"):
+        make_prompts("real")
+
+
+def test_limit_keeps_the_order_and_spreads():
+    prompts = make_prompts("words")
+    some = limit_evenly(prompts, 24)
+    assert [p.index for p in some] == sorted(p.index for p in some) and len(some) == 24
+    assert len({p.label for p in some}) >= 7 and len({p.azimuth_deg for p in some}) >= 7
+    assert limit_evenly(prompts, None) == limit_evenly(prompts, 500) == list(prompts)

@@ -1,0 +1,112 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from dualspec_jax.sharding import batch_sharding, infer_sharding, make_mesh, place_batch, replicated
+from dualspec_jax.train_step import init_state, make_train_step
+
+pytestmark = pytest.mark.skipif(jax.device_count() != 4, reason="needs the four fake CPU devices of conftest.py")
+
+
+def _shape(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+@pytest.mark.parametrize(("batch_size", "data"), [(8, 4), (6, 2), (1, 1), (5, 1)])
+def test_data_axis_takes_as_many_devices_as_divide_the_batch(batch_size, data):
+    assert dict(make_mesh(batch_size).shape) == {"data": data, "fsdp": 1, "tensor": 1}
+
+
+def test_mesh_axes_can_be_given():
+    assert dict(make_mesh(8, fsdp=2).shape) == {"data": 2, "fsdp": 2, "tensor": 1}
+    assert dict(make_mesh(8, fsdp=2, tensor=2).shape) == {"data": 1, "fsdp": 2, "tensor": 2}
+    assert make_mesh(8, devices=jax.devices()[1:3]).size == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(batch_size=8, fsdp=3), "must divide the 4 devices"),
+        (dict(batch_size=8, fsdp=0), "must divide the 4 devices"),
+        (dict(batch_size=3, fsdp=2), "batch_size = 3"),
+    ],
+)
+def test_mesh_that_does_not_fit_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make_mesh(**arguments)
+
+
+def test_largest_divisible_axis_is_sharded():
+    mesh = make_mesh(8, fsdp=2)
+    abstract = {
+        "kernel": _shape(3, 3, 64, 128),
+        "odd_largest": _shape(64, 129),
+        "tie": _shape(64, 64),
+        "scalar": _shape(),
+        "prime": _shape(127, 129),
+    }
+    specs = jax.tree.map(lambda s: s.spec, infer_sharding(abstract, mesh, min_size=1))
+    assert specs["kernel"] == P(None, None, None, "fsdp")
+    assert specs["odd_largest"] == P("fsdp")
+    assert specs["tie"] == P(None, "fsdp")
+    assert specs["scalar"] == P()
+    assert specs["prime"] == P()
+
+
+def test_small_arrays_are_replicated():
+    mesh = make_mesh(8, fsdp=2)
+    shardings = infer_sharding({"small": _shape(16, 16), "large": _shape(1024, 16)}, mesh, min_size=1024)
+    assert shardings["small"].spec == P()
+    assert shardings["large"].spec == P("fsdp")
+
+
+def test_without_fsdp_everything_is_replicated():
+    assert infer_sharding(_shape(1024, 1024), make_mesh(8)).spec == P()
+
+
+@pytest.mark.parametrize("fsdp", [1, 2])
+def test_placed_batch_is_split_and_whole(fsdp):
+    batch = {"x": np.arange(24.0, dtype=np.float32).reshape(8, 3), "label": np.arange(8, dtype=np.int32)}
+    placed = place_batch(batch, make_mesh(8, fsdp=fsdp))
+    assert {shard.data.shape for shard in placed["x"].addressable_shards} == {(2, 3)}
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(placed), batch)
+
+
+@pytest.mark.parametrize("axes", [dict(), dict(fsdp=2), dict(fsdp=2, tensor=2)])
+def test_sharded_training_equals_one_device(axes):
+    def init(key):
+        return {"kernel": jax.random.normal(key, (8, 4))}
+
+    def loss_fn(params, batch, key):
+        y = batch @ params["kernel"] + jax.random.normal(key, (8, 4))
+        return jnp.mean(y**2), {}
+
+    tx = optax.adam(0.1)
+    batch = np.random.default_rng(0).normal(size=(8, 8)).astype(np.float32)
+
+    def run(mesh):
+        def make(key):
+            return init_state(init, tx, key)
+
+        shardings = infer_sharding(jax.eval_shape(make, jax.random.key(0)), mesh, min_size=1)
+        state = jax.jit(make, out_shardings=shardings)(jax.random.key(0))
+        step = jax.jit(
+            make_train_step(loss_fn, tx, 0.9),
+            in_shardings=(shardings, batch_sharding(mesh), replicated(mesh)),
+            out_shardings=(shardings, replicated(mesh)),
+            donate_argnums=0,
+        )
+        for _ in range(3):
+            state, _ = step(state, place_batch(batch, mesh), jax.random.key(1))
+        return state
+
+    one, many = run(make_mesh(8, devices=jax.devices()[:1])), run(make_mesh(8, **axes))
+    if axes:
+        assert many.params["kernel"].addressable_shards[0].data.shape == (4, 4)
+    # Sums over shards are taken in another order: some units in the last place, which Adam's division can enlarge.
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), jax.device_get(one), jax.device_get(many)
+    )
