@@ -16,10 +16,6 @@ from dualspec_jax.command_line import run
 from dualspec_jax.config import validate
 from dualspec_jax.input_pipeline import SceneSource
 
-_CONFIG = config_flags.DEFINE_config_file("config", "configs/embedded.py", "Experiment.", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the trained VAEs; latents go to <workdir>/latents.")
-_BATCH = flags.DEFINE_integer("batch_size", 8, "Clips encoded at once.", lower_bound=1)
-
 
 def encode_split(config: ConfigDict, workdir: Path, split: str, batch_size: int) -> Path:
     """Encode all scenes of a split to posterior means; return the folder.
@@ -87,13 +83,18 @@ def encode_split(config: ConfigDict, workdir: Path, split: str, batch_size: int)
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise ValueError(f"unexpected argument {argv[1]!r}")
-    if _WORKDIR.value is None:
-        raise ValueError("--workdir is required")
-    validate(_CONFIG.value)
+    given = flags.FLAGS
+    for name in ("config", "workdir"):
+        if not given[name].value:
+            raise ValueError(f"--{name} is required")
+    validate(given.config)
     compile_cache.enable()
     for split in ("train", "valid"):
-        print(encode_split(_CONFIG.value, Path(_WORKDIR.value), split, _BATCH.value))
+        print(encode_split(given.config, Path(given.workdir).absolute(), split, given.batch_size))
 
 
 if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config", None, "Experiment, a file in configs/.", lock_config=True)
+    flags.DEFINE_string("workdir", None, "Folder of the trained VAEs; latents go to <workdir>/latents.")
+    flags.DEFINE_integer("batch_size", 8, "Clips encoded at once.", lower_bound=1)
     run(main)

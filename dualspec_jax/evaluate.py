@@ -35,7 +35,9 @@ def make_parser() -> argparse.ArgumentParser:
         "--hrtf", type=Path, help="HRTF file to measure against (default: the first hrtf/*.sofa of the data)"
     )
     p.add_argument("--out", type=Path, default=Path("evaluation"), help="folder for the results (default: %(default)s)")
-    p.add_argument("--classifier", type=Path, help="event classifier (default: the embedded one)")
+    p.add_argument(
+        "--classifier", type=Path, help="event classifier (default: that of the bundle, else the embedded one)"
+    )
     p.add_argument("--rows", type=parse_rows, default=ROWS, help=f"what to measure (default: {','.join(ROWS)})")
     p.add_argument("--limit", type=int, help="at most this many clips per row, spread over sounds and directions")
     p.add_argument("--batch-size", type=int, default=8, help="clips made and measured at once (default 8)")
@@ -106,11 +108,13 @@ def _run(args: argparse.Namespace) -> int:
     bundle = load_bundle(args.bundle)
     audio = bundle.config.audio
     hrtf = load_hrtf(hrtf_path, audio.sample_rate)
+    beside = bundle.path / EMBEDDED_CLASSIFIER.name  # where export puts it
+    classifier_path = args.classifier or (beside if beside.is_file() else EMBEDDED_CLASSIFIER)
     classifier = None
-    if args.classifier is not None or EMBEDDED_CLASSIFIER.is_file():
-        classifier = load_classifier(args.classifier)
+    if args.classifier is not None or classifier_path.is_file():
+        classifier = load_classifier(classifier_path)
     else:
-        warn("no event classifier in the package and none given: events are not measured")
+        warn("no event classifier in the bundle or the package, and none given: events are not measured")
     judge = ClipJudge(hrtf, audio, classifier, LABELS, args.batch_size)
     settings = {"seed": args.seed, "vocoder": args.vocoder, "batch_size": args.batch_size, "limit": args.limit}
 
@@ -151,7 +155,7 @@ def _run(args: argparse.Namespace) -> int:
         "bundle": str(bundle.path),
         "bundle_sha256": bundle.digest,
         "hrtf": hrtf.name,
-        "classifier": None if classifier is None else str(args.classifier or EMBEDDED_CLASSIFIER),
+        "classifier": None if classifier is None else str(classifier_path),
         "settings": settings,
         "prompt_set": prompts_to_json(),
         "seconds_per_clip": seconds,

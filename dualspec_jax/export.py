@@ -15,11 +15,6 @@ from dualspec_jax.command_line import run
 from dualspec_jax.config import validate
 from dualspec_jax.event_metrics import save_classifier
 
-_CONFIG = config_flags.DEFINE_config_file("config", "configs/embedded.py", "Experiment.", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the trained parts.")
-_OUT = flags.DEFINE_string("out", None, "New bundle folder.")
-_DATA = flags.DEFINE_string("data", None, "Source folder with events/metadata.csv and hrtf/, for the model card.")
-
 CARD = """\
 # Model card: dualspec_jax embedded bundle
 
@@ -150,14 +145,20 @@ def export(config: ConfigDict, workdir: Path, out: Path, data: Path) -> str:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise ValueError(f"unexpected argument {argv[1]!r}")
-    for name, flag in (("workdir", _WORKDIR), ("out", _OUT), ("data", _DATA)):
-        if not flag.value:
+    given = flags.FLAGS
+    for name in ("config", "workdir", "out", "data"):
+        if not given[name].value:
             raise ValueError(f"--{name} is required")
-    validate(_CONFIG.value)
-    digest = export(_CONFIG.value, Path(_WORKDIR.value), Path(_OUT.value), Path(_DATA.value))
-    size = sum(path.stat().st_size for path in Path(_OUT.value).iterdir())
-    print(f"{_OUT.value}: {size / 1e6:.1f} MB, digest {digest}")
+    validate(given.config)
+    out = Path(given.out)
+    digest = export(given.config, Path(given.workdir).absolute(), out, Path(given.data))
+    size = sum(path.stat().st_size for path in out.iterdir())
+    print(f"{out}: {size / 1e6:.1f} MB, digest {digest}")
 
 
 if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config", None, "Experiment, a file in configs/.", lock_config=True)
+    flags.DEFINE_string("workdir", None, "Folder of the trained parts.")
+    flags.DEFINE_string("out", None, "New bundle folder.")
+    flags.DEFINE_string("data", None, "Source folder with events/metadata.csv and hrtf/, for the model card.")
     run(main)

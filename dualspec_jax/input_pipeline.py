@@ -226,7 +226,8 @@ def _text_elements(config, *, split, tokenizer, train, **_) -> Elements:
         kind = rng.uniform()
         has_direction = kind >= d.direction_free_prob
         has_event = not d.direction_free_prob <= kind < d.direction_free_prob + d.event_free_prob
-        caption = make_caption(event if has_event else None, azimuth if has_direction else None, rng)
+        style = "doa" if rng.uniform() < 0.4 else None  # 360 numbers take more examples than 12 hours or 8 sectors
+        caption = make_caption(event if has_event else None, azimuth if has_direction else None, rng, style)
         return _tokens(tokenizer, caption, config.text.max_length) | {
             "label": np.int32(label if has_event else -1),
             "azimuth_deg": np.float32(azimuth if has_direction else 0.0),
@@ -247,7 +248,7 @@ def _latent_elements(config, *, seed, tokenizer, latents_dir, train, **_) -> Ele
             latent = np.roll(latent, rng.integers(len(latent)), axis=0)
         azimuth = float(cache["azimuth_deg"][index])
         # Most people ask for whole degrees; the half degree this moves the words by cannot be heard.
-        worded = float(round(azimuth)) % 360.0 if rng.uniform() < 0.7 else round(azimuth, 1) % 360.0
+        worded = float(round(azimuth)) % 360.0 if rng.uniform() < 0.9 else round(azimuth, 1) % 360.0
         event = sample_event(names[cache["label_index"][index]], rng)
         kind = rng.uniform() - d.null_prob
         if kind < 0:
@@ -300,11 +301,11 @@ def _tokens(tokenizer, caption: str, max_length: int) -> dict[str, np.ndarray]:
 
 
 def _draw_azimuth(rng: np.random.Generator) -> float:
-    """Draw a direction in [0, 360): 70 % whole degrees, 10 % half degrees, 20 % tenths."""
+    """Draw a direction in [0, 360): 85 % whole degrees, 10 % half degrees, 5 % tenths."""
     kind = rng.uniform()
-    if kind < 0.7:
+    if kind < 0.85:
         return float(rng.integers(360))
-    return float(rng.integers(360) + 0.5) if kind < 0.8 else float(rng.integers(3600) / 10)
+    return float(rng.integers(360) + 0.5) if kind < 0.95 else float(rng.integers(3600) / 10)
 
 
 def _drop_word(event: str, rng: np.random.Generator) -> str:

@@ -63,7 +63,7 @@ class MetricsLog:
     """The metrics of one training: <folder>/metrics.jsonl, and TensorBoard events beside it.
 
     A line is one JSON object with `step` and `time` (seconds since the epoch); validation has lines of its own, with
-    names under `valid/`. The first `steps_per_s` of a run counts compilation. A value that is not finite is written as null.
+    names under `valid/`. The first `steps_per_s` of a run counts compilation. What is not finite is written as null.
 
     Attributes:
       evaluated: steps that have a validation line.

@@ -87,9 +87,8 @@ def check_direction(prompt: str, azimuth_deg: float | None):
     if direction is not None and azimuth_deg is not None:
         off = abs(circular_difference(direction.azimuth_deg, azimuth_deg))
         if off > direction.tolerance_deg + 1e-6:
-            raise ValueError(
-                f"azimuth = {azimuth_deg:g}: contradicts {direction.text!r} in the prompt ({direction.azimuth_deg:g} deg)"
-            )
+            words = f"{direction.text!r} ({direction.azimuth_deg:g} deg)"
+            raise ValueError(f"azimuth = {azimuth_deg:g}: contradicts {words} in the prompt")
     return direction
 
 

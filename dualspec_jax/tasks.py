@@ -16,7 +16,7 @@ from dualspec_jax.config import TASKS
 from dualspec_jax.diffusion.ddim import ddim_sample
 from dualspec_jax.diffusion.guidance import guide
 from dualspec_jax.diffusion.schedule import make_alpha_bar
-from dualspec_jax.input_pipeline import make_batches
+from dualspec_jax.input_pipeline import SceneSource, make_batches
 from dualspec_jax.models.text_encoder import CaptionHeads
 from dualspec_jax.ops.mel import sum_ears
 from dualspec_jax.picture import spectrogram_image
@@ -150,7 +150,9 @@ def _text_encoder_task(config: ConfigDict, workdir: Path) -> Task:
 
 
 def _classifier_task(config: ConfigDict, workdir: Path) -> Task:
-    model = networks.make_classifier(config.classifier, len(labels()))
+    data_dir = config.data.data_dir or workdir / "tfds"
+    num_labels = len(SceneSource(data_dir, config.data.dataset, "train", ("label_index",)).labels)
+    model = networks.make_classifier(config.classifier, num_labels)
 
     def init(key):
         return model.init(key, jnp.zeros((1, config.audio.n_frames, config.audio.n_mels)))["params"]
@@ -163,7 +165,7 @@ def _classifier_task(config: ConfigDict, workdir: Path) -> Task:
         logits, _ = apply(params, sum_ears(batch["mel"]))
         return {"accuracy": jnp.mean(jnp.argmax(logits, axis=-1) == batch["label"])}
 
-    loss_fn = losses.classifier_loss(apply, len(labels()), config.classifier.mixup)
+    loss_fn = losses.classifier_loss(apply, num_labels, config.classifier.mixup)
     return Task("classifier", init, loss_fn, eval_fn, _scene_batches(config, workdir, "classifier"), None)
 
 

@@ -51,9 +51,13 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Train a byte-pair tokenizer on captions: lower case, digits one by one, so any number of degrees is covered."""
+    """Train a byte-pair tokenizer on captions, lower case. Every whole number of degrees is one token.
+
+    Digit by digit, a small encoder did not learn the degrees: 21 deg median error after 1800 steps of 64 captions,
+    against 2 deg for clock and general words.
+    """
+    from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, trainers
     from tokenizers import Tokenizer as Backend
-    from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
     backend = Backend(models.BPE(unk_token=UNKNOWN))
     backend.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
@@ -61,11 +65,15 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()]
     )
     backend.decoder = decoders.Metaspace()
+    numbers = [AddedToken(str(n), single_word=True, normalized=False) for n in range(361)]
+    if vocab_size <= 2 * len(numbers):
+        raise ValueError(f"vocab_size = {vocab_size}: must be over {2 * len(numbers)}, 361 are whole degrees")
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
+        vocab_size=vocab_size - len(numbers),
         special_tokens=[PAD, END, UNKNOWN],
         initial_alphabet=list("abcdefghijklmnopqrstuvwxyz0123456789.,'-°▁"),
         show_progress=False,
     )
     backend.train_from_iterator(texts, trainer)
+    backend.add_tokens(numbers)
     return Tokenizer(backend)

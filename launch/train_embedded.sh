@@ -28,8 +28,4 @@ train classifier
 if [[ ! -d $WORKDIR/bundle ]]; then
   "$PYTHON" -m dualspec_jax.export --config "$CONFIG" --workdir "$WORKDIR" --out "$WORKDIR/bundle" --data "$DATA"
 fi
-CLASSIFIER=()
-if [[ -f $WORKDIR/bundle/classifier.safetensors ]]; then
-  CLASSIFIER=(--classifier "$WORKDIR/bundle/classifier.safetensors")
-fi
-"$PYTHON" -m dualspec_jax.evaluate --bundle "$WORKDIR/bundle" "${CLASSIFIER[@]}" --data "$DATA" --out "$WORKDIR/evaluation"
+"$PYTHON" -m dualspec_jax.evaluate --bundle "$WORKDIR/bundle" --data "$DATA" --out "$WORKDIR/evaluation"

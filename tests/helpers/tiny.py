@@ -20,7 +20,7 @@ def tiny_config() -> ConfigDict:
     c.data.crop_frames = 32
     for name, channels in (("mel_vae", (8, 8)), ("stft_vae", (8, 8, 8))):
         c[name].channels, c[name].norm_groups, c[name].latent_channels = channels, 4, 4
-    c.text.update(vocab_size=300, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, max_length=24)
+    c.text.update(vocab_size=800, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, max_length=24)
     c.unet.update(channels=(16, 16), attention=(False, True), head_dim=8, norm_groups=4)
     c.sample.update(steps=3, griffin_lim_iters=2)
     c.classifier.channels = (8, 8)

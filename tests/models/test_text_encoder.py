@@ -1,0 +1,104 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dualspec_jax.models.text_encoder import CaptionHeads, RMSNorm, T5Encoder, masked_mean, relative_position_bucket
+
+IDS = jax.random.randint(jax.random.key(0), (2, 9), 3, 50)
+MASK = jnp.arange(9) < jnp.array([[4], [9]])
+
+
+@pytest.fixture(scope="module")
+def built():
+    model = T5Encoder(vocab_size=50, d_model=12, d_kv=5, d_ff=16, num_layers=2, num_heads=3, relative_buckets=8)
+    return jax.jit(model.apply), jax.jit(model.init)(jax.random.key(1), IDS, MASK)
+
+
+def reference_bucket(relative, num_buckets, max_distance):
+    """The rule of section 2.1 in plain Python: exact up to a quarter of the buckets, then logarithmic."""
+    half = num_buckets // 2
+    exact, distance = half // 2, abs(relative)
+    if distance >= exact:
+        step = np.log(np.float32(distance) / exact) / np.log(max_distance / exact) * (half - exact)
+        distance = min(exact + int(np.float32(step)), half - 1)
+    return distance + (half if relative > 0 else 0)
+
+
+@pytest.mark.parametrize(("buckets", "reach"), [(32, 128), (8, 20)])
+def test_buckets_follow_the_rule(buckets, reach):
+    relative = np.arange(-200, 201)
+    ours = np.asarray(relative_position_bucket(jnp.asarray(relative), buckets, reach))
+    np.testing.assert_array_equal(ours, [reference_bucket(int(r), buckets, reach) for r in relative])
+
+
+def test_buckets_of_t5_by_hand():
+    """32 buckets to 128: 8 exact, then 8 per direction whose edges are 8 * 16 ** (k / 8)."""
+    table = {0: 0, -1: 1, -7: 7, -8: 8, -11: 8, -12: 9, -16: 10, -23: 11, -32: 12, -46: 13, -64: 14, -91: 15, -500: 15}
+    table |= {1: 17, 7: 23, 8: 24, 12: 25, 127: 31, 500: 31}
+    ours = relative_position_bucket(jnp.array(list(table)), 32, 128)
+    np.testing.assert_array_equal(ours, list(table.values()))
+
+
+def test_features_have_one_row_per_token(built):
+    apply, params = built
+    out = apply(params, IDS, MASK)
+    assert out.shape == (2, 9, 12) and out.dtype == jnp.float32 and np.all(np.isfinite(out))
+
+
+def test_masked_tokens_have_no_influence(built):
+    apply, params = built
+    out = apply(params, IDS, MASK)
+    other = apply(params, jnp.where(MASK, IDS, 7), MASK)
+    np.testing.assert_array_equal(out[MASK], other[MASK])
+    alone = apply(params, IDS[:1, :4], MASK[:1, :4])
+    np.testing.assert_allclose(out[0, :4], alone[0], atol=1e-5)
+
+
+def test_masked_tokens_have_no_gradient(built):
+    apply, params = built
+    unused = jnp.where(MASK, jnp.minimum(IDS, 48), 49)  # token 49 stands in masked places only
+
+    def loss(params):
+        return jnp.sum(jnp.where(MASK[..., None], apply(params, unused, MASK), 0.0) ** 3)
+
+    gradient = jax.grad(loss)(params)["params"]["shared"]["embedding"]
+    np.testing.assert_array_equal(gradient[49], 0.0)
+    assert float(jnp.max(jnp.abs(gradient[unused[0, 0]]))) > 0
+
+
+def test_order_of_words_matters(built):
+    apply, params = built
+    ids = jnp.array([[5, 6, 7, 8]])
+    pooled = lambda ids: masked_mean(apply(params, ids, jnp.ones((1, 4), bool)), jnp.ones((1, 4), bool))
+    assert float(jnp.max(jnp.abs(pooled(ids) - pooled(ids[:, ::-1])))) > 1e-3
+
+
+def test_layers_share_one_position_bias(built):
+    names = built[1]["params"]
+    assert [n for n in names if "relative" in n] == ["relative_attention_bias"]
+    assert names["relative_attention_bias"]["embedding"].shape == (8, 3)
+    assert names["layer_1_q"]["kernel"].shape == (12, 15) and "bias" not in names["layer_1_q"]
+
+
+def test_rms_norm_has_unit_root_mean_square():
+    x = 3.0 + 2.0 * jax.random.normal(jax.random.key(2), (4, 64))
+    out, params = RMSNorm().init_with_output(jax.random.key(0), x)
+    np.testing.assert_allclose(jnp.mean(out**2, -1), 1.0, rtol=1e-4)
+    np.testing.assert_allclose(out / x, jnp.broadcast_to((out / x)[:, :1], x.shape), rtol=1e-4)  # no mean is taken off
+    assert RMSNorm().apply(params, x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+def test_masked_mean_counts_kept_tokens_only():
+    features = jnp.stack([jnp.arange(9.0)] * 2)[..., None]
+    np.testing.assert_allclose(masked_mean(features, MASK)[:, 0], [1.5, 4.0])
+    np.testing.assert_array_equal(masked_mean(features, jnp.zeros((2, 9), bool)), 0.0)
+
+
+def test_caption_heads_read_the_mean():
+    heads, features = CaptionHeads(num_labels=7), jax.random.normal(jax.random.key(3), (2, 9, 12))
+    (logits, direction, azimuth), params = heads.init_with_output(jax.random.key(0), features, MASK)
+    assert logits.shape == (2, 7) and direction.shape == (2,) and azimuth.shape == (2, 2)
+    junk = jnp.where(MASK[..., None], features, 9.0)
+    for a, b in zip((logits, direction, azimuth), heads.apply(params, junk, MASK), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)

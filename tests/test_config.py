@@ -1,0 +1,63 @@
+import pytest
+
+from dualspec_jax.config import TASKS, default, validate
+
+BROKEN = [
+    ("audio.n_samples", 81921, "multiple of hop_length"),
+    ("audio.n_frames", 511, "n_samples // hop_length = 512"),
+    ("audio.n_bins", 513, "n_fft // 2 = 512"),
+    ("audio.fmax", 9000.0, "fmin < fmax <= sample_rate / 2"),
+    ("data.crop_frames", 126, "multiple of 4"),
+    ("mel_vae.strides", ((2, 2), (2, 2)), "one pair fewer than channels"),
+    ("mel_vae.channels", (48, 97), "multiples of norm_groups 8"),
+    ("stft_vae.strides", ((1, 2), (1, 4)), "same latent grid"),
+    ("stft_vae.strides", ((1, 3), (1, 2)), "divide 512 bands"),
+    ("unet.attention", (True, True), "one flag per level"),
+    ("unet.patch", (2, 8), "divides the latent grid"),
+    ("unet.channels", (96, 160, 250), "multiples of norm_groups 16"),
+    ("unet.channels", (96, 160, 240), "multiples of head_dim 32"),
+    ("diffusion.schedule", "linear", "cosine or scaled_linear"),
+    ("diffusion.prediction", "x0", "v or eps"),
+    ("diffusion.num_steps", 1, "at least 2"),
+    ("diffusion.null_prob", 0.9, "at most 1"),
+    ("diffusion.azimuth_token_prob", 1.5, r"in [0, 1]"),
+    ("sample.steps", 1001, "diffusion.num_steps = 1000"),
+    ("sample.eta", -0.1, "in [0, 1]"),
+    ("train.mel_vae.batch_size", 0, "at least 1"),
+    ("train.diffusion.steps", 0, "at least 1"),
+    ("train.stft_vae.lr", 0.0, "positive"),
+    ("train.classifier.ema_decay", 1.0, "in [0, 1)"),
+    ("train.text_encoder.save_every", 0, "at least 1"),
+]
+
+
+def test_default_is_valid():
+    validate(default())
+
+
+@pytest.mark.parametrize(("field", "value", "rule"), BROKEN)
+def test_an_error_names_field_value_and_rule(field, value, rule):
+    config = default()
+    *sections, name = field.split(".")
+    section = config
+    for part in sections:
+        section = section[part]
+    assert name in section
+    section[name] = value
+    with pytest.raises(ValueError) as info:
+        validate(config)
+    message = str(info.value)
+    assert message.startswith(f"config.{field} = ")
+    assert rule in message
+    if "same latent grid" not in rule:  # that one shows the two grids
+        assert repr(value) in message
+
+
+def test_each_task_has_training_settings():
+    assert set(default().train) == set(TASKS)
+
+
+def test_each_call_returns_its_own_config():
+    first = default()
+    first.sample.steps = 3
+    assert default().sample.steps != 3

@@ -1,0 +1,68 @@
+"""Every experiment of configs/: valid, and its models have the shapes they must have (no memory, no compilation)."""
+
+import importlib.util
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from dualspec_jax import networks
+from dualspec_jax.bundle import PARTS
+from dualspec_jax.config import validate
+
+FILES = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(f"configs_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_there_are_configs():
+    assert "embedded" in [path.stem for path in FILES]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_docstring_says_how_to_run_it(path):
+    doc = load(path).__doc__
+    assert "Command:" in doc and "Hardware:" in doc
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_models_have_their_shapes(path):
+    c = load(path).get_config()
+    validate(c)
+    a, b, key = c.audio, 2, jax.random.key(0)
+    shape = jax.ShapeDtypeStruct
+    t, f, channels = networks.latent_shape(c)
+    sizes = dict.fromkeys(PARTS, 0)
+
+    for name, bands in (("mel_vae", a.n_mels), ("stft_vae", a.n_bins)):
+        model, section = networks.make_vae(c[name]), c[name]
+        x = shape((b, a.n_frames, bands, section.in_channels), jnp.float32)
+        (output, mu, logvar), variables = jax.eval_shape(lambda k, x, m=model: m.init_with_output(k, x, k), key, x)
+        assert output.shape == x.shape
+        assert mu.shape == logvar.shape == (b, t, f, section.latent_channels)
+        sizes[name] = sum(p.size for p in jax.tree.leaves(variables))
+    assert channels == c.mel_vae.latent_channels + c.stft_vae.latent_channels
+
+    ids, mask = shape((b, c.text.max_length), jnp.int32), shape((b, c.text.max_length), bool)
+    text, variables = jax.eval_shape(networks.make_text_encoder(c.text).init_with_output, key, ids, mask)
+    assert text.shape == (b, c.text.max_length, c.text.d_model) and text.dtype == jnp.float32
+    sizes["text_encoder"] = sum(p.size for p in jax.tree.leaves(variables))
+
+    x, number, flag = shape((b, t, f, channels), jnp.float32), shape((b,), jnp.float32), shape((b,), bool)
+    init = networks.make_unet(c.unet).init_with_output
+    output, variables = jax.eval_shape(init, key, x, shape((b,), jnp.int32), text, mask, number, flag)
+    assert output.shape == x.shape and output.dtype == jnp.float32
+    sizes["unet"] = sum(p.size for p in jax.tree.leaves(variables))
+    assert all(sizes.values())
+
+    mel = shape((b, a.n_frames, a.n_mels), jnp.float32)
+    (logits, _), _ = jax.eval_shape(networks.make_classifier(c.classifier, 7).init_with_output, key, mel)
+    assert logits.shape == (b, 7)
+    if path.stem == "embedded":  # shipped in the package as float16, at most 60 MB
+        assert 2 * sum(sizes.values()) < 60e6

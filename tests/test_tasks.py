@@ -1,0 +1,114 @@
+"""The whole path on synthetic clips and a tiny model: data set, five trainings, latents, bundle, sound."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from tiny import tiny_config
+
+from data.spatial_audio.build import build
+from data.spatial_audio.spatial_audio_dataset_builder import SpatialAudioConfig
+from dualspec_jax import sample
+from dualspec_jax.bundle import load_bundle
+from dualspec_jax.checkpoint import load_params
+from dualspec_jax.encode import encode_split
+from dualspec_jax.export import export
+from dualspec_jax.loop import train
+from dualspec_jax.tasks import make_task
+from dualspec_jax.wav import read_wav
+
+
+@pytest.fixture(scope="module")
+def config():
+    c = tiny_config()
+    c.audio.n_samples, c.audio.n_frames = 81920, 512  # the size the data set is built in
+    c.data.dataset = "spatial_audio/tiny:1.0.0"
+    return c
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    root = tmp_path_factory.mktemp("source")
+    (root / "events" / "audio").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    rows = ["file,label,split,licence,source_group,title,author,source_url,collection"]
+    for i, (label, split) in enumerate([("dog barking", "train"), ("rain", "train"), ("rain", "valid")]):
+        soundfile.write(str(root / "events" / "audio" / f"{i}.flac"), 0.1 * rng.normal(size=16000), 16000)
+        rows.append(f"audio/{i}.flac,{label},{split},CC0-1.0,g{i},title|{i},someone,https://example.org/{i},made")
+    (root / "events" / "metadata.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def workdir(config, source, tmp_path_factory) -> Path:
+    """Train every task two steps, in the order that the parts need each other."""
+    path = tmp_path_factory.mktemp("work")
+    tiny = SpatialAudioConfig(name="tiny", description="For tests.", n_train=6, n_valid=4)
+    build(tiny, path / "tfds", source)
+    with pytest.raises(ValueError, match="encode"):
+        make_task(config, "diffusion", path)
+    for task in ("text_encoder", "mel_vae", "stft_vae", "classifier"):
+        train(config, make_task(config, task, path), path)
+    for split in ("train", "valid"):
+        encode_split(config, path, split, batch_size=4)
+    train(config, make_task(config, "diffusion", path), path)
+    return path
+
+
+def test_each_task_logs_finite_losses_and_draws(workdir):
+    for task in ("text_encoder", "mel_vae", "stft_vae", "classifier", "diffusion"):
+        lines = [json.loads(line) for line in (workdir / task / "metrics.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines if "loss" in line] == [1, 2]
+        assert all(np.isfinite(value) for line in lines for value in line.values())
+        assert any(name.startswith("valid/") for line in lines for name in line)
+    for task in ("mel_vae", "stft_vae", "diffusion"):
+        assert list((workdir / task / "pictures").glob("*_2.png"))
+
+
+def test_latents_are_the_encoders_and_encoding_again_changes_nothing(config, workdir):
+    folder = workdir / "latents" / "train"
+    latents = np.load(folder / "latents.npy")
+    assert latents.shape == (6, 128, 16, 8) and np.isfinite(latents).all()
+    meta = json.loads((folder / "meta.json").read_text())
+    np.testing.assert_allclose(meta["std"], latents.astype(np.float64).std((0, 1, 2)), rtol=1e-4)
+    encode_split(config, workdir, "train", batch_size=4)
+    assert np.array_equal(np.load(folder / "latents.npy"), latents)
+
+
+def test_encoding_in_other_batches_gives_the_same_latents(config, workdir):
+    folder = workdir / "latents" / "valid"
+    before = np.load(folder / "latents.npy")
+    (folder / "progress.json").unlink()
+    encode_split(config, workdir, "valid", batch_size=3)
+    np.testing.assert_allclose(np.load(folder / "latents.npy"), before, atol=2e-2)  # float16 of float32 sums
+
+
+def test_bundle_holds_the_averaged_weights_and_makes_a_sound(config, source, workdir, tmp_path, monkeypatch):
+    digest = export(config, workdir, tmp_path / "bundle", source)
+    bundle = load_bundle(tmp_path / "bundle")
+    assert bundle.digest == digest and bundle.labels == ("dog barking", "rain")
+    trained = load_params(workdir / "diffusion")[0]["conv_in"]["kernel"]
+    np.testing.assert_allclose(bundle.params["unet"]["conv_in"]["kernel"], trained, atol=1e-3)
+    card = (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
+    assert "title/0" in card and "someone" in card and "audio/2.flac" not in card  # valid recordings did not train it
+    assert (tmp_path / "bundle" / "classifier.safetensors").exists()
+    monkeypatch.chdir(tmp_path)
+    assert sample.main(["--prompt", "rain on my left", "--bundle", "bundle", "--out", "rain.wav"]) == 0
+    assert read_wav(tmp_path / "rain.wav")[0].shape == (81920, 2)
+
+
+def test_export_refuses_an_existing_folder_and_missing_parts(config, source, workdir, tmp_path):
+    with pytest.raises(ValueError, match="exists already"):
+        export(config, workdir, tmp_path, source)
+    with pytest.raises(ValueError, match="no checkpoint"):
+        export(config, tmp_path, tmp_path / "new", source)
+    with pytest.raises(ValueError, match=r"metadata\.csv"):
+        export(config, workdir, tmp_path / "new", tmp_path)
+    assert not (tmp_path / "new").exists()
+
+
+def test_unknown_task_is_named(config, tmp_path):
+    with pytest.raises(ValueError, match="task = 'x'"):
+        make_task(config, "x", tmp_path)
