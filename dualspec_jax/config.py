@@ -152,7 +152,7 @@ def default() -> ConfigDict:
                 keep=2,  # checkpoints kept
             )
         )
-    return c
+    return c.lock()  # a typo in configs/*.py fails
 
 
 def validate(config: ConfigDict) -> None:

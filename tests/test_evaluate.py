@@ -27,7 +27,7 @@ def tiny_config():
     c.audio.n_samples, c.audio.n_frames, c.data.crop_frames = 10240, 64, 32
     c.mel_vae.update(channels=(8, 8), norm_groups=4, latent_channels=2)
     c.stft_vae.update(channels=(8, 8, 8), norm_groups=4, latent_channels=2)
-    c.text.update(vocab_size=128, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, max_length=16)
+    c.text.update(vocab_size=800, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, max_length=16)
     c.unet.update(channels=(16, 16), attention=(False, True), head_dim=8, norm_groups=4)
     c.diffusion.num_steps = 10
     c.sample.update(steps=2, griffin_lim_iters=2)

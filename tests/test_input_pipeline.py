@@ -35,7 +35,7 @@ def data_dir(tmp_path_factory):
 @pytest.fixture(scope="module")
 def tokenizer():
     texts = [w for label in labels() for w in event_wordings(label)] + [f"at {i} degrees" for i in range(360)]
-    return train_tokenizer(texts, 400)
+    return train_tokenizer(texts, 800)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny import save_tiny_bundle
 
-from dualspec_jax import sample
+from dualspec_jax import generate, sample
 from dualspec_jax.wav import read_wav
 
 PROMPT = "a dog barking at 10 o'clock"
@@ -101,6 +101,10 @@ def test_existing_files_are_kept_without_overwrite(run, tmp_path):
     assert (tmp_path / "a.wav").read_bytes() == b"mine"
     assert run("--prompt", PROMPT, "--out", "a.wav", "--overwrite")[0] == 0
     assert (tmp_path / "a.wav").read_bytes() != b"mine"
+
+
+def test_vocoders_of_the_help_are_those_of_generate():
+    assert sample.VOCODERS == generate.VOCODERS
 
 
 def test_list_sounds(run):

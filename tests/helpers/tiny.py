@@ -4,6 +4,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from drawn import draw_params
 from ml_collections import ConfigDict
 
 from dualspec_jax import config as config_lib
@@ -46,7 +47,7 @@ def save_tiny_bundle(path: Path, config: ConfigDict | None = None) -> str:
     ids = np.zeros((1, c.text.max_length), np.int32)
     text = np.zeros((1, c.text.max_length, c.text.d_model), np.float32)
     latent = np.zeros((1, t, f, channels), np.float32)
-    init = lambda module, *args: jax.device_get(jax.jit(module.init)(key, *args)["params"])
+    init = lambda module, *args: draw_params(module, *args)["params"]
     params = {
         "mel_vae": init(networks.make_vae(c.mel_vae), mel, key),
         "stft_vae": init(networks.make_vae(c.stft_vae), stft, key),

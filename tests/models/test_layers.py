@@ -2,13 +2,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import draw_params
 
 from dualspec_jax.models import layers
 
 
 def build(module, *args):
     """Return (compiled apply, params)."""
-    return jax.jit(module.apply), jax.jit(module.init)(jax.random.key(0), *args)
+    return jax.jit(module.apply), draw_params(module, *args)
 
 
 def normal(*shape, seed=0):

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import draw_params
 
 from dualspec_jax.models.text_encoder import CaptionHeads, RMSNorm, T5Encoder, masked_mean, relative_position_bucket
 
@@ -12,7 +13,7 @@ MASK = jnp.arange(9) < jnp.array([[4], [9]])
 @pytest.fixture(scope="module")
 def built():
     model = T5Encoder(vocab_size=50, d_model=12, d_kv=5, d_ff=16, num_layers=2, num_heads=3, relative_buckets=8)
-    return jax.jit(model.apply), jax.jit(model.init)(jax.random.key(1), IDS, MASK)
+    return jax.jit(model.apply), draw_params(model, IDS, MASK)
 
 
 def reference_bucket(relative, num_buckets, max_distance):

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import draw_params
 
 from dualspec_jax.models.vae import AutoencoderKL
 
@@ -29,7 +30,7 @@ def built(request):
     fields, bands = request.param
     model = make(fields)
     x = -5.0 + 2.0 * jax.random.normal(jax.random.key(1), (2, 16, bands, fields["in_channels"]))
-    params = jax.jit(model.init)(jax.random.key(0), x, jax.random.key(2))
+    params = draw_params(model, x, jax.random.key(2))
     return Jitted(model), params, x
 
 
@@ -87,7 +88,7 @@ def test_input_statistics_are_undone_by_the_decoder():
     plain = AutoencoderKL(**MEL, **REST, input_mean=(0.0, 0.0), input_std=(1.0, 1.0))
     scaled = AutoencoderKL(**MEL, **REST, input_mean=(-4.0, 3.0), input_std=(2.0, 5.0))
     key = jax.random.key(2)
-    params = jax.jit(plain.init)(jax.random.key(0), x, key)
+    params = draw_params(plain, x, key)
     a = jax.jit(plain.apply)(params, x, key)[0]
     b = jax.jit(scaled.apply)(params, x * jnp.array([2.0, 5.0]) + jnp.array([-4.0, 3.0]), key)[0]
     np.testing.assert_allclose(b, a * jnp.array([2.0, 5.0]) + jnp.array([-4.0, 3.0]), atol=1e-3)

@@ -1,0 +1,109 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dualspec_jax import losses
+from dualspec_jax.diffusion.schedule import make_alpha_bar, velocity
+
+KEY = jax.random.key(0)
+
+
+def test_kl_is_zero_for_the_prior_and_known_for_a_shift():
+    zero = jnp.zeros((2, 3))
+    assert losses.kl_divergence(zero, zero) == 0.0
+    assert losses.kl_divergence(zero + 2.0, zero) == pytest.approx(2.0)
+
+
+def test_mel_errors_see_level_and_difference_apart():
+    target = jnp.zeros((1, 4, 3, 2))
+    both = losses.mel_errors(target, target + 0.5)
+    assert both["log_mel_l1"] == pytest.approx(0.5) and both["diff_l1"] == pytest.approx(0.0)
+    left = losses.mel_errors(target, target + jnp.array([0.5, 0.0]))
+    assert left["log_mel_l1"] == pytest.approx(0.25) and left["diff_l1"] == pytest.approx(0.5)
+
+
+def test_stft_errors_weigh_loud_bins_more():
+    target = jnp.zeros((1, 2, 2, 4)).at[..., 2].set(1.0).at[:, :, 0, :2].set(2.0)
+    loud = losses.stft_errors(target, target.at[:, :, 0, 2].set(0.0))
+    quiet = losses.stft_errors(target, target.at[:, :, 1, 2].set(0.0))
+    assert loud["coherence_l1"] == pytest.approx(quiet["coherence_l1"])
+    assert loud["coherence_weighted"] > 1.5 * quiet["coherence_weighted"]
+
+
+def diffusion(denoiser, prediction="v", weight=(1.0, 1.0), gamma=None):
+    alpha_bar = make_alpha_bar("cosine", 100)
+    loss_fn = losses.diffusion_loss(
+        denoiser,
+        lambda ids, mask: jnp.zeros((*ids.shape, 3)),
+        alpha_bar,
+        prediction=prediction,
+        min_snr_gamma=gamma,
+        channel_weight=np.float32(weight),
+        latent_mean=np.float32([1.0, 2.0]),
+        latent_std=np.float32([2.0, 0.5]),
+    )
+    latent = np.float32([1.0, 2.0]) + np.float32([2.0, 0.5]) * np.ones((8, 4, 4, 2), np.float32)
+    batch = {
+        "latent": latent,
+        "token_ids": np.zeros((8, 5), np.int32),
+        "text_mask": np.ones((8, 5), bool),
+        "azimuth_deg": np.zeros(8, np.float32),
+        "has_azimuth": np.zeros(8, bool),
+    }
+    return loss_fn(alpha_bar, batch, KEY)
+
+
+def exact_velocity(params, x_t, t, *_):
+    """The normalised latent is 1 everywhere, so the noise is known."""
+    a = jnp.asarray(params)[t][:, None, None, None]
+    eps = (x_t - jnp.sqrt(a)) / jnp.sqrt(1 - a)
+    return velocity(params, jnp.ones_like(x_t), eps, t)
+
+
+def test_diffusion_loss_is_zero_for_the_exact_denoiser_of_normalised_latents():
+    loss, metrics = diffusion(exact_velocity)
+    assert loss == pytest.approx(0.0, abs=1e-5) and metrics["mel"] == pytest.approx(0.0, abs=1e-5)
+
+
+def test_channel_weight_moves_the_loss_between_branches():
+    wrong_stft = lambda *args: exact_velocity(*args) + jnp.array([0.0, 1.0])
+    assert diffusion(wrong_stft)[0] == pytest.approx(0.5, abs=1e-4)
+    assert diffusion(wrong_stft, weight=(3.0, 1.0))[0] == pytest.approx(0.25, abs=1e-4)
+    metrics = diffusion(wrong_stft)[1]
+    assert metrics["stft"] == pytest.approx(1.0, abs=1e-4) and metrics["mel"] == pytest.approx(0.0, abs=1e-4)
+
+
+def test_eps_prediction_and_min_snr_are_other_losses():
+    zero = lambda params, x_t, *_: jnp.zeros_like(x_t)
+    plain = float(diffusion(zero, "v")[0])
+    assert float(diffusion(zero, "eps")[0]) != pytest.approx(plain)
+    assert float(diffusion(zero, "v", gamma=1.0)[0]) < plain
+
+
+def test_text_loss_leaves_out_what_the_caption_leaves_out():
+    logits = jnp.array([[9.0, 0.0], [0.0, 9.0]])
+    apply = lambda params, ids, mask: (logits, jnp.array([9.0, -9.0]), jnp.array([[0.0, 1.0], [5.0, 5.0]]))
+    batch = {
+        "token_ids": np.zeros((2, 3), np.int32),
+        "text_mask": np.ones((2, 3), bool),
+        "label": np.array([0, -1]),
+        "azimuth_deg": np.float32([0.0, 123.0]),
+        "has_direction": np.array([True, False]),
+    }
+    loss, metrics = losses.text_encoder_loss(apply)(None, batch, KEY)
+    assert loss == pytest.approx(0.0, abs=1e-3)
+    assert metrics["label_accuracy"] == 1.0 and metrics["azimuth_error_deg"] == pytest.approx(0.0, abs=1e-3)
+
+
+def test_classifier_loss_mixes_labels_with_the_sounds():
+    seen = {}
+
+    def apply(params, mel, train, rngs):
+        seen["mel"] = mel
+        return jnp.zeros((mel.shape[0], 3)), None
+
+    batch = {"mel": np.random.default_rng(0).normal(size=(4, 128, 16, 2)).astype(np.float32), "label": np.arange(4) % 3}
+    loss, _ = losses.classifier_loss(apply, 3, mixup=0.3)(None, batch, KEY)
+    assert loss == pytest.approx(np.log(3), rel=1e-5)  # uniform logits cost log K whatever the mixture
+    assert seen["mel"].shape == (4, 128, 16) and np.isfinite(seen["mel"]).all()
