@@ -183,7 +183,7 @@ def load_params(workdir_task: str | Path, which: str = "ema_params") -> tuple[An
     )
     params = jax.tree.map(jnp.asarray, handler.restore(path / "state", args=args)[which])
     saved = json.loads((path / "config" / "metadata").read_text())
-    return params, ConfigDict({name: _tuples(value) for name, value in saved["config"].items()})
+    return params, ConfigDict({name: _tuples(value) for name, value in saved["config"].items()}).lock()
 
 
 def _tuples(value: Any) -> Any:

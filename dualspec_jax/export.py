@@ -136,7 +136,7 @@ def export(config: ConfigDict, workdir: Path, out: Path, data: Path) -> str:
         tuple(meta["labels"]),
         model_card(config, data, params, steps),
     )
-    if (workdir / "classifier").is_dir():
+    if latest_step(workdir / "classifier") is not None:
         classifier = load_params(workdir / "classifier")[0]
         save_classifier(out / "classifier.safetensors", classifier, meta["labels"], config.classifier)
     return digest
