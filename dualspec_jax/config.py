@@ -117,8 +117,8 @@ def default() -> ConfigDict:
     c.sample = ConfigDict(
         dict(
             steps=25,
-            guidance_mel=6.0,
-            guidance_stft=1.5,
+            guidance_mel=4.0,
+            guidance_stft=3.0,
             eta=0.0,
             griffin_lim_iters=32,
             griffin_lim_momentum=0.99,
