@@ -33,7 +33,7 @@ def default() -> ConfigDict:
             data_dir="",  # folder the data set was built in (TFDS data_dir); "" means <workdir>/tfds
             latents_dir="",  # folder of cached latents (`dualspec_jax.encode`); "" means <workdir>/latents
             crop_frames=128,  # frames of a random crop in VAE training
-            label_balance=0.5,  # sampling weight of a label is count ** (1 - label_balance); 0 = as is, 1 = all equal
+            label_balance=0.5,  # weight of a label is count ** (1 - label_balance); 1 = all equal, < 0 favours large
             num_threads=4,  # reader threads of Grain
             prefetch=8,  # elements read ahead
         )

@@ -173,15 +173,16 @@ def make_batches(
 def balanced_order(label_index: np.ndarray, balance: float, seed: int) -> np.ndarray:
     """Repeat indices so that a label's share is count ** (1 - balance); every index comes at least once.
 
-    An index of a label with `count` members is due (largest count / count) ** balance times; the fraction left over is
-    given to randomly chosen members of the label.
+    An index of a label with `count` members is due (reference / count) ** balance times, where the reference is the
+    largest count, or the smallest where balance < 0; the fraction left over is given to randomly chosen members.
     """
     rng = np.random.default_rng(seed)
     parts = []
     counts = np.bincount(label_index)
+    reference = counts.max() if balance >= 0 else counts[counts > 0].min()
     for label in np.flatnonzero(counts):
         members = rng.permutation(np.flatnonzero(label_index == label))
-        wanted = round(len(members) * (counts.max() / len(members)) ** balance)
+        wanted = round(len(members) * (reference / len(members)) ** balance)
         parts.append(np.resize(members, max(wanted, len(members))))
     return np.concatenate(parts)
 

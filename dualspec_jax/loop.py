@@ -18,6 +18,11 @@ from dualspec_jax.signals import StopSignals
 from dualspec_jax.train_step import TrainState, init_state, make_train_step
 
 
+def train_keys(seed: int) -> jax.Array:
+    """Return the keys of a training [3]: of the initial parameters, of the steps, of the evaluations."""
+    return jax.random.split(jax.random.key(seed), 3)
+
+
 def train(config: ConfigDict, task: Any, workdir: str | Path, stop_after: int | None = None) -> TrainState:
     """Train a task to config.train[task.name].steps, from its newest checkpoint if there is one.
 
@@ -39,7 +44,7 @@ def train(config: ConfigDict, task: Any, workdir: str | Path, stop_after: int | 
     folder = Path(workdir) / task.name
     tx, schedule = make_optimizer(c)
     mesh = make_mesh(c.batch_size)
-    init_key, base_key, eval_key = jax.random.split(jax.random.key(config.seed), 3)
+    init_key, base_key, eval_key = train_keys(config.seed)
 
     def init(key):
         return init_state(task.init, tx, key)
@@ -63,7 +68,8 @@ def train(config: ConfigDict, task: Any, workdir: str | Path, stop_after: int | 
     else:
         state, base_key = restored.state, restored.key
         step, window = int(state.step), Window(restored.position["window"])
-        batches.set_state(restored.position["iterator"])
+        if restored.position["iterator"] is not None:  # None: parameters of a bundle, no batch was read yet
+            batches.set_state(restored.position["iterator"])
     last = c.steps if stop_after is None else min(c.steps, step + stop_after)
     log = MetricsLog(folder, step, write=jax.process_index() == 0)
     clock = Clock()

@@ -204,7 +204,7 @@ def test_bad_arguments_are_named(config, batches, tmp_path):
         batches("diffusion", latents_dir=tmp_path)
 
 
-@pytest.mark.parametrize("balance", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("balance", [-0.5, 0.0, 0.5, 1.0])
 def test_balance_sets_the_share_of_labels(balance):
     label_index = np.repeat([0, 1, 3], [100, 25, 4])
     order = balanced_order(label_index, balance, seed=0)

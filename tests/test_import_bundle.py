@@ -1,0 +1,61 @@
+import json
+
+import jax
+import numpy as np
+import pytest
+from tiny import save_tiny_bundle, tiny_config
+
+from dualspec_jax.bundle import load_bundle
+from dualspec_jax.checkpoint import latest_step, load_params
+from dualspec_jax.import_bundle import TASKS, import_bundle
+from dualspec_jax.loop import train
+from dualspec_jax.tasks import make_task
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    path = tmp_path_factory.mktemp("bundle") / "tiny"
+    save_tiny_bundle(path)
+    return load_bundle(path)
+
+
+@pytest.fixture(scope="module")
+def workdir(bundle, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("work") / "w"
+    import_bundle(tiny_config(), folder, bundle)
+    return folder
+
+
+@pytest.mark.parametrize("which", ["params", "ema_params"])
+def test_checkpoints_hold_the_parameters_of_the_bundle(bundle, workdir, which):
+    for task, part in TASKS.items():
+        params, _ = load_params(workdir / task, which)
+        assert latest_step(workdir / task) == 0
+        jax.tree.map(np.testing.assert_array_equal, params["encoder"] if task == "text_encoder" else params,
+                     bundle.params[part])  # fmt: skip
+    assert json.loads((workdir / "tokenizer.json").read_text()) == json.loads(
+        (bundle.path / "tokenizer.json").read_text()
+    )
+
+
+def test_training_goes_on_from_the_bundle(bundle, workdir):
+    config = tiny_config()
+    config.train.text_encoder.update(lr=1e-6, warmup_steps=1)  # so small that the weights stay near the bundle's
+    state = train(config, make_task(config, "text_encoder", workdir), workdir)
+    assert int(state.step) == config.train.text_encoder.steps
+    new, old = jax.tree.leaves(state.params["encoder"]), jax.tree.leaves(bundle.params["text_encoder"])
+    assert max(float(np.max(np.abs(a - b))) for a, b in zip(new, old, strict=True)) < 1e-4
+    assert any(np.any(a != b) for a, b in zip(new, old, strict=True))
+
+
+def test_a_workdir_in_use_is_refused(bundle, workdir):
+    with pytest.raises(ValueError, match="has a tokenizer.json already"):
+        import_bundle(tiny_config(), workdir, bundle)
+
+
+def test_a_config_of_another_size_is_refused_before_anything_is_written(bundle, tmp_path):
+    config = tiny_config()
+    config.unet.channels = (16, 32)
+    with pytest.raises(ValueError, match=r"diffusion parameter .* has shape"):
+        import_bundle(config, tmp_path / "w", bundle)
+    assert not (tmp_path / "w").exists()
