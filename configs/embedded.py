@@ -15,6 +15,7 @@ def get_config() -> ConfigDict:
     # or two recordings, which are soon known by heart, do not take half of the steps.
     c.data.label_balance = -0.75
     c.text.max_length = 32
+    c.train.diffusion.ema_decay = 0.998
     c.train.text_encoder.batch_size = 64
     c.train.text_encoder.lr = 1.5e-3
     return c
