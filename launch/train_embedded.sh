@@ -2,6 +2,7 @@
 # Train the embedded model from sound clips to a measured bundle: launch/train_embedded.sh [WORKDIR]
 # Needs pip install ".[data]" and DUALSPEC_DATA=ROOT (events/metadata.csv, hrtf/*.sofa). The same command again goes on
 # where the last one stopped: every stage that is complete is passed over or ends at once. PYTHON chooses the interpreter.
+# WORKDIR/times.tsv gets a line per stage: name, seconds of this run, exit status, devices.
 set -euo pipefail
 
 WORKDIR=${1:-runs/embedded}
@@ -14,18 +15,28 @@ WORKDIR=$(cd "$WORKDIR" && pwd)
 DATA=$(cd "$DATA" && pwd)
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-train() {
-  "$PYTHON" -m dualspec_jax.train --config "$CONFIG" --task "$1" --workdir "$WORKDIR"
+DEVICES=$("$PYTHON" -c 'import jax; print(jax.device_count(), jax.devices()[0].device_kind)')
+
+stage() {
+  local name=$1 start=$SECONDS status=0
+  shift
+  "$PYTHON" -m "$@" || status=$?
+  printf '%s\t%d\t%d\t%s\n' "$name" $((SECONDS - start)) "$status" "$DEVICES" >>"$WORKDIR/times.tsv"
+  return "$status"
 }
 
-"$PYTHON" -m data.spatial_audio.build --config spatial_audio_6k --data_dir "$WORKDIR/tfds" --manual_dir "$DATA"
+train() {
+  stage "$1" dualspec_jax.train --config "$CONFIG" --task "$1" --workdir "$WORKDIR"
+}
+
+stage build data.spatial_audio.build --config spatial_audio_6k --data_dir "$WORKDIR/tfds" --manual_dir "$DATA"
 train text_encoder
 train mel_vae
 train stft_vae
-"$PYTHON" -m dualspec_jax.encode --config "$CONFIG" --workdir "$WORKDIR"
+stage encode dualspec_jax.encode --config "$CONFIG" --workdir "$WORKDIR"
 train diffusion
 train classifier
 if [[ ! -d $WORKDIR/bundle ]]; then
-  "$PYTHON" -m dualspec_jax.export --config "$CONFIG" --workdir "$WORKDIR" --out "$WORKDIR/bundle" --data "$DATA"
+  stage export dualspec_jax.export --config "$CONFIG" --workdir "$WORKDIR" --out "$WORKDIR/bundle" --data "$DATA"
 fi
-"$PYTHON" -m dualspec_jax.evaluate --bundle "$WORKDIR/bundle" --data "$DATA" --out "$WORKDIR/evaluation"
+stage evaluate dualspec_jax.evaluate --bundle "$WORKDIR/bundle" --data "$DATA" --out "$WORKDIR/evaluation"
