@@ -239,7 +239,9 @@ def _read_esc50(root: Path) -> list[Recording]:
             file=f"audio/{row['filename']}",
             label=_plain(row["category"], _ESC50_LABELS),
             split="valid" if row["fold"] == last else "train",
-            licence=stated.get(re.sub(r"-\d+\.\w+$", "", row["filename"]), "CC-BY-NC-3.0"),  # that of the set as a whole
+            licence=stated.get(
+                re.sub(r"-\d+\.\w+$", "", row["filename"]), "CC-BY-NC-3.0"
+            ),  # that of the set as a whole
             source_group=f"freesound-{row['src_file']}",
         )
         for row in rows

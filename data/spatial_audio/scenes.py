@@ -10,23 +10,19 @@ from collections.abc import Iterator, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from data.sources import Recording, count_labels
 from data.spatial_audio.recipe import Recipe
-from dualspec_jax.ops.binaural import spatial_features
 from dualspec_jax.ops.coding import encode_stft_features
-from dualspec_jax.ops.mel import log_mel, mel_filterbank
-from dualspec_jax.ops.stft import stft
 from dualspec_jax.spatial.captions import make_scene_caption, mirror_caption
 from dualspec_jax.spatial.direction import circular_difference, wrap_azimuth
 from dualspec_jax.spatial.hrtf import Hrtf
+from dualspec_jax.spatial.render import make_renderer
 from dualspec_jax.spatial.room import draw_distance, draw_room, render_room
-from dualspec_jax.spatial.scene import fit_event, render_batch, vary
+from dualspec_jax.spatial.scene import fit_event, vary
 from dualspec_jax.spatial.sounds import sample_event
 
 SPLITS = ("train", "valid")
-PEAK = 0.98  # a rendered ear can be louder than the mono clip; scenes above this are scaled down
 MIN_APART_DEG = 30.0  # between the sources of a scene
 GOLDEN = (5**0.5 - 1) / 2
 
@@ -235,25 +231,12 @@ def generate_scenes(material: Material, scenes: range, audio, batch_size: int = 
 
 @functools.cache
 def _make_features(audio_json: str):
-    """Return the jitted (mono [B, S, N], hrir [B, S, 2, K], response [B, F, 2]) -> (int16 audio, mel, features)."""
-    audio = ConfigDict(json.loads(audio_json))
-    filters = mel_filterbank(audio.sample_rate, audio.n_fft, audio.n_mels, audio.fmin, audio.fmax, audio.n_bins)
-    sizes = {k: audio[k] for k in ("n_fft", "hop_length", "n_frames", "n_bins")}
+    """Return the renderer with its results as they are stored: int16 audio, float16 mel, float32 STFT features."""
+    render = make_renderer(audio_json)
 
     @jax.jit
     def features(mono, hrir, response):
-        n_batch, n_sources = mono.shape[:2]
-        wave = render_batch(mono.reshape(-1, mono.shape[-1]), hrir.reshape(-1, *hrir.shape[2:]))
-        wave = wave.reshape(n_batch, n_sources, *wave.shape[1:]).sum(1)
-        wave = wave * jnp.minimum(1.0, PEAK / jnp.maximum(jnp.abs(wave).max((1, 2), keepdims=True), 1e-9))
-        spec = stft(wave, **sizes)
-        mel = log_mel(spec, filters, audio.mel_floor).astype(jnp.float16)
-        spatial = spatial_features(
-            spec,
-            floor=audio.stft_floor,
-            average_frames=audio.coherence_frames,
-            floor_response=response[:, : audio.n_bins],
-        )
-        return jnp.round(wave * 32767).astype(jnp.int16), mel, spatial
+        wave, mel, spatial = render(mono, hrir, response)
+        return jnp.round(wave * 32767).astype(jnp.int16), mel.astype(jnp.float16), spatial
 
     return features

@@ -106,11 +106,11 @@ def draw_distance(room: Room, azimuth_deg: float, ranges: RoomRanges, rng: np.ra
     """Draw the distance of a source in a direction, in metres, so that it stays inside the room."""
     x, y = _unit(room.yaw_deg + azimuth_deg)
     free = [
-        ((size - head) if step > 0 else head) / abs(step)
+        ((size - head if step > 0 else head) - WALL_GAP_M) / abs(step)
         for size, head, step in zip(room.size_m[:2], room.head_m[:2], (x, y), strict=True)
         if abs(step) > 1e-9
     ]
-    return float(min(rng.uniform(*ranges.distance_m), min(free) - WALL_GAP_M))
+    return float(min(rng.uniform(*ranges.distance_m), min(free)))
 
 
 def render_room(

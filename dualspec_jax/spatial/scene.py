@@ -102,7 +102,11 @@ def fit_event(mono: np.ndarray, n_samples: int, rng: np.random.Generator, level:
     """
     if level not in LEVELS:
         raise ValueError(f"level = {level!r}: must be one of {', '.join(LEVELS)}")
-    event = LEVELS[level](trim(mono))
+    return place_event(LEVELS[level](trim(mono)), n_samples, rng)
+
+
+def place_event(event: np.ndarray, n_samples: int, rng: np.random.Generator) -> np.ndarray:
+    """Cut, loop or repeat an event, trimmed and brought to its level, to exactly n_samples; see `fit_event`."""
     if len(event) > n_samples:
         start = _window_start(event, n_samples, rng)
         return _faded(event[start : start + n_samples])
