@@ -129,13 +129,14 @@ def write_shard(folder: str, split: str, number: int) -> tuple[str, int]:
     if read_shard(Path(folder), split, number) is None:
         from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-        job, serialise = _open_job(folder)
+        stamp = Path(folder, "fingerprint").read_text()
+        job, serialise = _open_job(folder, stamp)
         path = shard_path(Path(folder), split, number)
         partial = path.with_suffix(f".{os.getpid()}.partial")
         digests = []
         try:
             writer = ArrayRecordWriter(str(partial), "group_size:1")  # as TFDS writes it
-            for record in _records(folder, split, job.scenes(split, number)):
+            for record in _records(folder, stamp, split, job.scenes(split, number)):
                 serialised = serialise(record)
                 writer.write(serialised)
                 digests.append(hashlib.sha256(serialised).hexdigest())
@@ -242,8 +243,8 @@ def make_features(labels: Sequence[str] | None, scene_json: bool):
 
 
 @functools.lru_cache(maxsize=1)
-def _open_job(folder: str):
-    """Return the job of a folder and the function that serialises its records."""
+def _open_job(folder: str, stamp: str):
+    """Return the job of a folder and the function that serialises its records; `stamp` tells jobs apart."""
     from tensorflow_datasets.core import example_serializer
 
     job = pickle.loads(Path(folder, "job.pickle").read_bytes())
@@ -253,11 +254,11 @@ def _open_job(folder: str):
 
 
 @functools.lru_cache(maxsize=2)
-def _material(folder: str, split: str):
+def _material(folder: str, stamp: str, split: str):
     from data.spatial_audio.scenes import Material, plan_scenes
     from dualspec_jax.spatial.hrtf import load_hrtf, spherical_head
 
-    job, _ = _open_job(folder)
+    job, _ = _open_job(folder, stamp)
     recordings = [r for r in job.recordings if r.split == split]
     return Material(
         recordings=recordings,
@@ -271,11 +272,13 @@ def _material(folder: str, split: str):
     )
 
 
-def _records(folder: str, split: str, scenes: range) -> Iterator[dict]:
+def _records(folder: str, stamp: str, split: str, scenes: range) -> Iterator[dict]:
     from data.spatial_audio.scenes import generate_scenes
     from dualspec_jax import config as config_lib
 
-    return itertools.islice(generate_scenes(_material(folder, split), scenes, config_lib.default().audio), len(scenes))
+    return itertools.islice(
+        generate_scenes(_material(folder, stamp, split), scenes, config_lib.default().audio), len(scenes)
+    )
 
 
 def _write(path: Path, data: bytes) -> None:

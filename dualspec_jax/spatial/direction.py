@@ -132,8 +132,8 @@ def mirror_directions(text: str) -> str:
         end = stop
     mirrored += text[end:]
     back = parse_directions(mirrored)
-    wanted = [wrap_azimuth(-d.azimuth_deg) for d in directions]
-    if [d.azimuth_deg for d in back] != wanted:
+    off = [circular_difference(a.azimuth_deg, -b.azimuth_deg) for a, b in zip(back, directions, strict=False)]
+    if len(back) != len(directions) or any(abs(x) > 1e-6 for x in off):
         raise DirectionError(text, f"cannot be mirrored: {mirrored!r} reads otherwise")
     return mirrored
 

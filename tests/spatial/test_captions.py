@@ -193,6 +193,8 @@ def test_captions_of_several_sources_vary():
         ("A dog barking at 60 degrees.", "A dog barking at 300 degrees."),
         ("rain 60 degrees to the left", "rain 60 degrees to the right"),
         ("rain at minus sixty degrees", "rain at sixty degrees"),
+        ("rain (at 40.4 degrees to the right)", "rain (at 40.4 degrees to the left)"),
+        ("rain at 319.6 degrees", "rain at 40.4 degrees"),
         ("a bell at 10:30 o'clock", "a bell at 1:30 o'clock"),
         ("Left: a right-handed guitar", "Right: a right-handed guitar"),
         ("rain 30 degrees anticlockwise", "rain 30 degrees clockwise"),
