@@ -118,7 +118,7 @@ def _figures(azimuths, labels: collections.Counter, seconds) -> list[str]:
 
     circle = Figure(figsize=(3.6, 3.8), layout="constrained")
     axes = circle.add_subplot(projection="polar")
-    counts, edges = np.histogram(np.mod(azimuths, 360), 36, (0, 360))
+    counts, edges = np.histogram(np.mod(azimuths, 360), bins=36, range=(0, 360))
     axes.bar(np.deg2rad(edges[:-1]), counts, width=np.deg2rad(10), align="edge")
     axes.set_theta_zero_location("N")  # front is up, and angles grow to the left as azimuths do
     axes.set_title("azimuth of the sources, degrees")
@@ -132,7 +132,7 @@ def _figures(azimuths, labels: collections.Counter, seconds) -> list[str]:
     axes.tick_params(labelsize=8)
     lengths = Figure(figsize=(3.6, 2.6), layout="constrained")
     axes = lengths.add_subplot()
-    axes.hist(seconds, 20, (0, 5.12))
+    axes.hist(seconds, bins=20, range=(0, 5.12))
     axes.set(title="seconds that sound", xlabel="s", ylabel="scenes")
     pictures = []
     for figure in (circle, bars, lengths):

@@ -1,8 +1,12 @@
+import base64
 import dataclasses
 import hashlib
+import html
+import io
 import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,7 +24,9 @@ from data.spatial_audio.build import build, main
 from data.spatial_audio.recipe import Recipe
 from data.spatial_audio.scenes import Material, make_scene, plan_scenes
 from data.spatial_audio.spatial_audio_dataset_builder import Builder, SpatialAudioConfig
+from dualspec_jax import preview
 from dualspec_jax.config import default
+from dualspec_jax.metrics import itd_us
 from dualspec_jax.ops.binaural import spatial_features
 from dualspec_jax.ops.coding import COHERENCE_ERROR, LEVEL_ERROR, decode_stft_features
 from dualspec_jax.ops.mel import log_mel, mel_filterbank
@@ -135,6 +141,43 @@ def test_builder_reads_the_source_folder_from_the_environment(root, tmp_path, mo
     builder = Builder(data_dir=str(tmp_path), config=SpatialAudioConfig(name="one", description="x", n_train=1))
     builder.download_and_prepare()
     assert len(builder.as_data_source("train")) == 1
+
+
+# --- dualspec_jax.preview: here, where a data set is built ---
+
+
+def test_preview_is_one_page_with_what_the_data_set_holds(builder, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    assert preview.main([str(builder.data_path), "--out", str(page)]) == 0
+    text = page.read_text(encoding="utf-8")
+    records = list(builder.as_data_source("train"))
+    assert "spatial_audio/tiny:1.0.0, train" in text and "all 5 scenes, 3 labels" in text
+    assert all(html.escape(r["caption"].decode()) in text for r in records)
+    assert "CC0-1.0</td><td>5</td>" in text and text.count("<svg") == 3
+    sources = re.findall(r'src="([^"]*)"', text)
+    assert all(source.startswith("data:") for source in sources)
+    sounds = [x.partition(",")[2] for x in sources if x.startswith("data:audio/wav")]
+    assert len(sounds) == 5
+    for sound, record in zip(sounds, records, strict=True):
+        audio, rate = soundfile.read(io.BytesIO(base64.b64decode(sound)), dtype="int16")
+        assert rate == 16000
+        np.testing.assert_array_equal(audio, record["audio"])
+    itd = itd_us(records[0]["audio"].astype(np.float32) / 32767)
+    assert f"{itd:+.0f} µs" in text
+    preview.main([str(builder.data_path), "--out", str(page), "--limit", "2", "--split", "valid"])
+    assert "all 2 scenes" in page.read_text(encoding="utf-8")
+
+
+def test_preview_names_what_is_missing(builder, tmp_path, capsys):
+    for argv, message in (
+        ([str(tmp_path / "a" / "b" / "1.0.0")], "no data set at"),
+        ([str(builder.data_path), "--split", "test"], "split = 'test'"),
+        ([str(builder.data_path), "--limit", "0"], "limit = 0"),
+        ([str(builder.data_path), "--out", str(tmp_path / "none" / "x.html")], "cannot write"),
+    ):
+        assert preview.main(argv) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
 
 
 # --- recipes ---
