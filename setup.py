@@ -34,14 +34,21 @@ DATA = [  # build the data set, train, encode, export, evaluate
     "soundfile>=0.14",
     "sofar>=1.3",
     "tensorboardX>=2.6.5",
+    "soxr>=1.0",  # clips of other sample rates
+    "pyloudnorm>=0.2",
 ]
-TEST = DATA + [
-    "pytest>=9.2",
-    "hypothesis>=6.170",
-    "librosa>=0.11",  # the reference for STFT and Mel
-    "beartype>=0.23",
-    "ruff>=0.17",
-]
+ROOMS = ["pyroomacoustics>=0.10"]
+TEST = (
+    DATA
+    + ROOMS
+    + [
+        "pytest>=9.2",
+        "hypothesis>=6.170",
+        "librosa>=0.11",  # the reference for STFT and Mel
+        "beartype>=0.23",
+        "ruff>=0.17",
+    ]
+)
 
 setup(
     name="dualspec_jax",
@@ -60,6 +67,9 @@ setup(
         "gpu": ["jax[cuda12]>=0.10,<0.13"],
         "data": DATA,
         "train": DATA,
+        "rooms": ROOMS,  # scenes in rooms: spatial_audio_full
+        # Alone: it asks for an older beartype than the tests.
+        "beam": ["apache-beam>=2.77"],
         # Nothing loads pretrained T5 weights yet; what will, needs the tokenizers and file utilities of transformers.
         "t5": ["transformers>=5.23"],
         "test": TEST,

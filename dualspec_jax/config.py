@@ -38,6 +38,16 @@ def default() -> ConfigDict:
             prefetch=8,  # elements read ahead
         )
     )
+    c.feeding = ConfigDict(
+        dict(  # how batches are made; may change between two runs of one training
+            source="features",  # features (of the data set; cached latents for diffusion) | render (on the device)
+            clip_bank="",  # folder of `data.clip_bank`, for source = render
+            head="",  # HRTF file for source = render; "" = $DUALSPEC_DATA/hrtf/*.sofa, or a spherical head
+            num_workers=0,  # processes that make batches; 0 = threads of this one
+            mirror=0.0,  # share of the VAEs' training scenes whose ears are swapped
+            mix=(),  # further data sets with their weights: (("builder/config:version", 0.5), ...); data.dataset has 1
+        )
+    )
     c.mel_vae = ConfigDict(
         dict(
             in_channels=2,
@@ -196,6 +206,8 @@ def validate(config: ConfigDict) -> None:
             need(ch % v.norm_groups == 0, f"{name}.channels", v.channels, f"multiples of norm_groups {v.norm_groups}")
         grids[name] = (a.n_frames // down_t, width // down_f)
     need(grids["mel_vae"] == grids["stft_vae"], "stft_vae.strides", grids, "both VAEs end on the same latent grid")
+    if "feeding" in config:  # bundles and checkpoints from before it have none
+        _validate_feeding(config.feeding, need)
     u = config.unet
     need(len(u.attention) == len(u.channels), "unet.attention", u.attention, "one flag per level of channels")
     scale = 2 ** (len(u.channels) - 1)
@@ -227,3 +239,19 @@ def validate(config: ConfigDict) -> None:
         need(0 <= t.ema_decay < 1, f"train.{task}.ema_decay", t.ema_decay, "in [0, 1)")
         for field in ("log_every", "eval_every", "save_every", "keep"):
             need(t[field] >= 1, f"train.{task}.{field}", t[field], "at least 1")
+
+
+def _validate_feeding(f: ConfigDict, need) -> None:
+    need(f.source in ("features", "render"), "feeding.source", f.source, "features or render")
+    need(
+        f.source == "features" or f.clip_bank, "feeding.clip_bank", f.clip_bank, "a folder, for feeding.source = render"
+    )
+    need(f.source == "features" or not f.mix, "feeding.mix", f.mix, "only for feeding.source = features")
+    need(f.num_workers >= 0, "feeding.num_workers", f.num_workers, "0 or more")
+    need(0 <= f.mirror <= 1, "feeding.mirror", f.mirror, "in [0, 1]")
+    need(
+        all(len(pair) == 2 and isinstance(pair[0], str) and pair[1] > 0 for pair in f.mix),
+        "feeding.mix",
+        f.mix,
+        "pairs of a data set and a positive weight",
+    )

@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dualspec_jax.ops.coding import decode_stft_features
-from dualspec_jax.spatial.captions import make_caption
+from dualspec_jax.spatial.captions import make_caption, make_scene_caption
 from dualspec_jax.spatial.sounds import heldout_wordings, labels, sample_event
 
 CAPTIONS_PER_EPOCH = 1 << 20  # length of an "epoch" of the endless caption source
@@ -28,10 +28,12 @@ class Elements:
     Attributes:
       order: indices of one pass, in any order; training shuffles them, anew in each pass.
       make: (index, rng) -> one element, a dict of arrays without the batch axis.
+      finish: batch -> batch, on the device; None where `make` gives the final form.
     """
 
     order: Sequence[int]
     make: Callable[[int, np.random.Generator], dict[str, np.ndarray]]
+    finish: Callable[[dict[str, np.ndarray]], dict[str, Any]] | None = None
 
 
 class SceneSource:
@@ -45,12 +47,20 @@ class SceneSource:
       dataset: "builder/config:version".
       split: `train` or `valid`.
       fields: record fields to decode; the others cost no decoding.
+      optional: fields to decode too where the data set has them.
 
     Raises:
       ValueError: naming the data set, split or field that is not there.
     """
 
-    def __init__(self, data_dir, dataset: str, split: str, fields: Sequence[str] = ("mel", "stft")):
+    def __init__(
+        self,
+        data_dir,
+        dataset: str,
+        split: str,
+        fields: Sequence[str] = ("mel", "stft"),
+        optional: Sequence[str] = (),
+    ):
         import tensorflow_datasets as tfds  # takes seconds: only where records are read
 
         name, _, version = dataset.partition(":")
@@ -72,7 +82,8 @@ class SceneSource:
         self.split = split
         self.labels = tuple(features["label_index"].names)
         # Not tfds.decode.PartialDecoding: with as_data_source it fails, and alone it needs TensorFlow (4.9.10).
-        wanted = dict.fromkeys((*fields, "azimuth_deg", "label_index"))
+        optional = [field for field in optional if field in features]
+        wanted = dict.fromkeys((*fields, *optional, "azimuth_deg", "label_index"))
         self._features = tfds.features.FeaturesDict({field: features[field] for field in wanted})
         self._label_feature = tfds.features.FeaturesDict({"label_index": features["label_index"]})
         raw_bytes = tfds.decode.DeserializeMethod.RAW_BYTES
@@ -121,6 +132,8 @@ def make_batches(
     tokenizer=None,
     latents_dir=None,
     train: bool = True,
+    encode: Callable | None = None,
+    shard: tuple[int, int] = (0, 1),
 ) -> grain.IterDataset:
     """Return the batches of a task; its iterators have get_state and set_state.
 
@@ -130,44 +143,89 @@ def make_batches(
       mel_vae       mel f32 [B, crop, M, 2]; whole clips [B, T, M, 2] with train=False
       stft_vae      stft f32 [B, crop, F, 4]; whole clips with train=False
       classifier    mel f32 [B, T, M, 2], label int32 [B]
-      text_encoder  token_ids int32, text_mask bool [B, L], label int32 [B] (-1 = no event named; of `sounds.labels()`),
+      text_encoder  token_ids int32, text_mask bool [B, L], label int32 [B] (-1 = no event named; of `known_labels`),
                     azimuth_deg f32 [B] (0 where has_direction is false), has_direction bool [B]
       diffusion     latent f32 [B, t, f, C], token_ids, text_mask, azimuth_deg f32 [B], has_azimuth bool [B]
+
+    The forms do not depend on `config.feeding.source`; with "render", clips of the bank are placed in drawn directions
+    and their features computed on the device, new ones in every pass, and arrays are those of JAX.
 
     Args:
       split: `train` or `valid`. The captions of text_encoder are drawn from the grammar; `valid` draws the held-out
         wordings of the events, where there are any.
-      data_dir: folder of the data set; None takes config.data.data_dir. For the VAEs and the classifier.
+      data_dir: folder of the data set; None takes config.data.data_dir. For the VAEs and the classifier, and for the
+        labels of text_encoder.
       tokenizer: for text_encoder and diffusion.
       latents_dir: folder of cached latents of this split, for diffusion; see `dualspec_jax.encode`.
+      encode: (mel, stft) -> latents, for diffusion from rendered scenes.
+      shard: (index, count) of this host: batch size is divided by count, and the hosts' parts, one after the other, are
+        the batch that a single host would have.
 
     Raises:
-      ValueError: unknown task, or data that is missing.
+      ValueError: unknown task, data that is missing, or a batch that the hosts cannot share.
     """
     if task not in _ELEMENTS:
         raise ValueError(f"task = {task!r}: must be one of {', '.join(_ELEMENTS)}")
-    elements = _ELEMENTS[task](
-        config,
-        task=task,
-        split=split,
-        seed=seed,
-        data_dir=data_dir or config.data.data_dir,
-        tokenizer=tokenizer,
-        latents_dir=latents_dir or config.data.latents_dir,
-        train=train,
-    )
-    batch_size = config.train[task].batch_size
-    order = grain.MapDataset.source(elements.order)
-    if train:
-        order = order.shuffle(seed).repeat()
-    else:
-        n_full = -(-len(elements.order) // batch_size) * batch_size
-        order = order.repeat(reseed_each_epoch=False)[:n_full]
+    feeding, batch_size = config.feeding, config.train[task].batch_size
+    index, count = shard
+    if not 0 <= index < count or batch_size % count:
+        raise ValueError(f"shard = {shard}: index must be below count, and count divide batch_size = {batch_size}")
+    rendered = feeding.source == "render" and task != "text_encoder"
+    make_elements = _RENDERED[task] if rendered else _ELEMENTS[task]
+    sources = [(config.data.dataset, 1.0)]
+    if train and task != "text_encoder":
+        sources += [tuple(pair) for pair in feeding.mix]
+    parts, finish = [], None
+    for number, (dataset, _) in enumerate(sources):
+        part_seed = seed + 1000003 * number
+        elements = make_elements(
+            config,
+            task=task,
+            split=split,
+            seed=part_seed,
+            dataset=dataset,
+            data_dir=data_dir or config.data.data_dir,
+            tokenizer=tokenizer,
+            latents_dir=_latents_of(latents_dir or config.data.latents_dir, dataset if number else None),
+            train=train,
+            encode=encode,
+        )
+        finish = elements.finish
+        order = grain.MapDataset.source(elements.order)
+        if train:
+            order = order.shuffle(part_seed).repeat()
+        else:
+            n_full = -(-len(elements.order) // batch_size) * batch_size
+            order = order.repeat(reseed_each_epoch=False)[:n_full]
+        parts.append(order.random_map(elements.make, seed=part_seed))
+    mixed = parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, [weight for _, weight in sources])
+    if count > 1:  # rows of this host, in the order of the whole batch
+        rows = range(index * batch_size // count, (index + 1) * batch_size // count)
+        mixed = grain.MapDataset.mix([mixed[row::batch_size] for row in rows])
     reader = grain.ReadOptions(
         num_threads=config.data.num_threads, prefetch_buffer_size=max(config.data.prefetch, batch_size)
     )
-    dataset = order.random_map(elements.make, seed=seed).to_iter_dataset(reader)
-    return dataset.batch(batch_size, drop_remainder=True)
+    dataset = mixed.to_iter_dataset(reader)
+    if feeding.num_workers:  # before batching: then the order does not depend on how many there are
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=feeding.num_workers))
+    dataset = dataset.batch(batch_size // count, drop_remainder=True)
+    return dataset.map(finish) if finish else dataset
+
+
+def known_labels(config: ConfigDict, data_dir=None) -> tuple[str, ...]:
+    """Return the labels that captions are made of, sorted: those of `sounds.json` and, once built, of the data set."""
+    return tuple(sorted({*labels(), *dataset_labels(config, data_dir)}))
+
+
+def dataset_labels(config: ConfigDict, data_dir=None) -> tuple[str, ...]:
+    """Return the labels of `config.data.dataset` and of all data sets mixed in, sorted; () where none is built."""
+    found = set()
+    for dataset in (config.data.dataset, *(name for name, _ in config.feeding.mix)):
+        name, _, version = dataset.partition(":")
+        path = Path(data_dir or config.data.data_dir, name, version, "label_index.labels.txt")  # TFDS writes it
+        if path.is_file():
+            found.update(path.read_text(encoding="utf-8").splitlines())
+    return tuple(sorted(found))
 
 
 def balanced_order(label_index: np.ndarray, balance: float, seed: int) -> np.ndarray:
@@ -187,36 +245,103 @@ def balanced_order(label_index: np.ndarray, balance: float, seed: int) -> np.nda
     return np.concatenate(parts)
 
 
-def _scene_elements(config, fields, *, split, seed, data_dir, train, make) -> Elements:
-    source = SceneSource(data_dir, config.data.dataset, split, fields)
+def _scene_elements(config, fields, *, split, seed, dataset, data_dir, train, make) -> Elements:
+    source = SceneSource(data_dir, dataset, split, fields)
     order = balanced_order(source.label_index, config.data.label_balance, seed) if train else np.arange(len(source))
     return Elements(order, functools.partial(make, source))
 
 
-def _crop_elements(config, *, task, split, seed, data_dir, train, **_) -> Elements:
-    field, crop = task.removesuffix("_vae"), config.data.crop_frames
+def _crop_elements(config, *, task, split, seed, dataset, data_dir, train, **_) -> Elements:
+    field, crop, mirror = task.removesuffix("_vae"), config.data.crop_frames, config.feeding.mirror
 
     def make(source, index, rng):
         coded = source.read_coded(index)[field]
         if train:
             start = rng.integers(len(coded) - crop + 1)
             coded = coded[start : start + crop]
-        return {field: decode_stft_features(coded) if field == "stft" else coded.astype(np.float32)}
+        features = decode_stft_features(coded) if field == "stft" else coded.astype(np.float32)
+        if train and mirror and rng.uniform() < mirror:
+            features = swap_ears(features)
+        return {field: features}
 
-    return _scene_elements(config, (field,), split=split, seed=seed, data_dir=data_dir, train=train, make=make)
+    return _scene_elements(
+        config, (field,), split=split, seed=seed, dataset=dataset, data_dir=data_dir, train=train, make=make
+    )
 
 
-def _classifier_elements(config, *, split, seed, data_dir, train, **_) -> Elements:
+def swap_ears(features: np.ndarray) -> np.ndarray:
+    """Return mel [..., 2] or STFT features [..., 4] of the mirrored scene: gamma becomes its complex conjugate."""
+    if features.shape[-1] == 2:
+        return features[..., ::-1]
+    return features[..., [1, 0, 2, 3]] * np.array([1, 1, 1, -1], features.dtype)
+
+
+def _classifier_elements(config, *, split, seed, dataset, data_dir, train, **_) -> Elements:
+    every = dataset_labels(config, data_dir)
+
     def make(source, index, rng):
         record = source[index]
-        return {"mel": record["mel"], "label": np.int32(record["label_index"])}
+        return {"mel": record["mel"], "label": np.int32(every.index(source.labels[record["label_index"]]))}
 
-    return _scene_elements(config, ("mel",), split=split, seed=seed, data_dir=data_dir, train=train, make=make)
+    return _scene_elements(
+        config, ("mel",), split=split, seed=seed, dataset=dataset, data_dir=data_dir, train=train, make=make
+    )
 
 
-def _text_elements(config, *, split, tokenizer, train, **_) -> Elements:
+def _rendered_elements(config, *, task, split, seed, tokenizer, train, encode, **_) -> Elements:
+    """Place clips of the bank in drawn directions; the host cuts and loops, the device renders and analyses."""
+    import jax  # here: worker processes that only read need none of it
+
+    from dualspec_jax.clip_bank import ClipBank
+    from dualspec_jax.spatial.hrtf import default_hrtf
+    from dualspec_jax.spatial.render import HrirBank, make_bank_renderer
+
+    bank = ClipBank(config.feeding.clip_bank, split)
+    audio, crop, mirror = config.audio, config.data.crop_frames, config.feeding.mirror
+    heads = HrirBank(default_hrtf(config.feeding.head or None, audio.sample_rate), audio.n_fft, audio.n_bins)
+    render = make_bank_renderer(heads, audio)
+    field = task.removesuffix("_vae")
+    order = balanced_order(bank.label_index, config.data.label_balance, seed) if train else np.arange(len(bank))
+
+    def make(index, rng):
+        rng = rng if train else np.random.default_rng([seed, index])  # validation: the same scene in every pass
+        azimuth = float(rng.integers(3600) / 10)
+        element = {"mono": bank.place(index, audio.n_samples, rng), "azimuth_deg": np.float32(azimuth)}
+        if task == "classifier":
+            element["label"] = np.int32(bank.label_index[index])
+        elif task == "diffusion":
+            element |= _caption_tokens(config, tokenizer, [(bank.labels[bank.label_index[index]], azimuth)], rng)
+        elif train:
+            element["start"] = np.int32(rng.integers(audio.n_frames - crop + 1))
+            element["mirrored"] = np.bool_(rng.uniform() < mirror)
+        return element
+
+    @jax.jit
+    def cut(features, start, mirrored):
+        pick = lambda x, i: jax.lax.dynamic_slice_in_dim(x, i, crop, 0)
+        part = jax.vmap(pick)(features, start)
+        swapped = part[..., ::-1] if field == "mel" else part[..., [1, 0, 2, 3]] * np.float32([1, 1, 1, -1])
+        return jax.numpy.where(mirrored[:, None, None, None], swapped, part)
+
+    def finish(batch):
+        _, mel, stft = render(batch.pop("mono"), batch["azimuth_deg"])
+        if task == "diffusion":
+            return batch | {"latent": encode(mel, stft)}
+        if task == "classifier":
+            return {"mel": mel, "label": batch["label"]}
+        features = mel if field == "mel" else stft
+        return {field: cut(features, batch["start"], batch["mirrored"]) if train else features}
+
+    if task == "diffusion":
+        _need_tokenizer(tokenizer)
+        if encode is None:
+            raise ValueError("encode = None: diffusion from rendered scenes needs the VAEs' encoders")
+    return Elements(order, make, finish)
+
+
+def _text_elements(config, *, split, tokenizer, train, data_dir, **_) -> Elements:
     _need_tokenizer(tokenizer)
-    d, names = config.diffusion, labels()
+    d, names = config.diffusion, known_labels(config, data_dir)
 
     def make(index, rng):
         label, azimuth = index % len(names), _draw_azimuth(rng)
@@ -240,35 +365,47 @@ def _text_elements(config, *, split, tokenizer, train, **_) -> Elements:
 
 def _latent_elements(config, *, seed, tokenizer, latents_dir, train, **_) -> Elements:
     _need_tokenizer(tokenizer)
-    cache = _load_latents(latents_dir)
-    d, names = config.diffusion, cache["labels"]
+    cache = load_latents(latents_dir)
+    names, n = cache.labels, len(cache)
 
     def make(index, rng):
-        latent = cache["latents"][index].astype(np.float32)
-        if train and d.time_roll:
+        latent = cache.latent(index)
+        if train and config.diffusion.time_roll:
             latent = np.roll(latent, rng.integers(len(latent)), axis=0)
-        azimuth = float(cache["azimuth_deg"][index])
-        # Most people ask for whole degrees; the half degree this moves the words by cannot be heard.
-        worded = float(round(azimuth)) % 360.0 if rng.uniform() < 0.9 else round(azimuth, 1) % 360.0
-        event = sample_event(names[cache["label_index"][index]], rng)
-        kind = rng.uniform() - d.null_prob
-        if kind < 0:
-            caption = ""
-        elif kind < d.direction_free_prob:
-            caption = make_caption(event, None, rng)
-        elif kind < d.direction_free_prob + d.event_free_prob:
-            caption = make_caption(None, worded, rng)
-        else:
-            caption = make_caption(event, worded, rng)
-        return _tokens(tokenizer, caption, config.text.max_length) | {
-            "latent": latent,
-            "azimuth_deg": np.float32(azimuth),
-            "has_azimuth": np.bool_(kind >= 0 and rng.uniform() < d.azimuth_token_prob),
-        }
+        sources = [(names[label], azimuth) for label, azimuth in cache.sources(index)]
+        return {"latent": latent} | _caption_tokens(config, tokenizer, sources, rng)
 
     balance = config.data.label_balance
-    n = len(cache["label_index"])
-    return Elements(balanced_order(cache["label_index"], balance, seed) if train else np.arange(n), make)
+    return Elements(balanced_order(cache.label_index, balance, seed) if train else np.arange(n), make)
+
+
+def _caption_tokens(config, tokenizer, sources: list[tuple[str, float]], rng) -> dict[str, np.ndarray]:
+    """Draw a caption of (label, azimuth) sources, with conditions left out as configured, as tokens.
+
+    A scene of several sources has no numeric azimuth, and its captions name all of its events.
+    """
+    d = config.diffusion
+    azimuth = sources[0][1]
+    # Most people ask for whole degrees; the half degree this moves the words by cannot be heard.
+    whole = rng.uniform() < 0.9
+    worded = [float(round(a)) % 360.0 if whole else round(a, 1) % 360.0 for _, a in sources]
+    events = [sample_event(label, rng) for label, _ in sources]
+    kind = rng.uniform() - d.null_prob
+    if kind < 0:
+        caption = ""
+    elif len(sources) > 1:
+        caption = make_scene_caption(list(zip(events, worded, strict=True)), rng)
+    elif kind < d.direction_free_prob:
+        caption = make_caption(events[0], None, rng)
+    elif kind < d.direction_free_prob + d.event_free_prob:
+        caption = make_caption(None, worded[0], rng)
+    else:
+        caption = make_caption(events[0], worded[0], rng)
+    has_azimuth = kind >= 0 and rng.uniform() < d.azimuth_token_prob and len(sources) == 1
+    return _tokens(tokenizer, caption, config.text.max_length) | {
+        "azimuth_deg": np.float32(azimuth),
+        "has_azimuth": np.bool_(has_azimuth),
+    }
 
 
 _ELEMENTS: Mapping[str, Callable[..., Elements]] = {
@@ -278,17 +415,80 @@ _ELEMENTS: Mapping[str, Callable[..., Elements]] = {
     "text_encoder": _text_elements,
     "diffusion": _latent_elements,
 }
+_RENDERED = dict.fromkeys(("mel_vae", "stft_vae", "classifier", "diffusion"), _rendered_elements)
 
 
-def _load_latents(folder) -> dict[str, Any]:
+class Latents:
+    """Cached latents of a split, in one or more shards; nothing is read before it is asked for. It can be pickled.
+
+    Attributes:
+      labels: names that `label_index` counts in.
+      label_index, azimuth_deg: int32 and float32 [n], of each scene's first source.
+    """
+
+    def __init__(self, folder: Path):
+        meta = json.loads((folder / "meta.json").read_text())
+        self.labels = tuple(meta["labels"])
+        self._paths = sorted(folder.glob("latents*.npy"))  # latents.npy, or latents-00000.npy and so on
+        of = lambda name: [path.with_name(path.name.replace("latents", name, 1)) for path in self._paths]
+        self.label_index = np.concatenate([np.load(path) for path in of("label_index")])
+        self.azimuth_deg = np.concatenate([np.load(path) for path in of("azimuth_deg")])
+        more = [path for path in of("more_sources") if path.is_file()]
+        self._more = np.concatenate([np.load(path) for path in more]) if more else None  # [n, 2, (label, azimuth)]
+        lengths = [len(np.load(path, mmap_mode="r")) for path in self._paths]
+        self._starts = np.cumsum([0, *lengths])
+        counts = {
+            "latents": int(self._starts[-1]), "azimuth_deg": len(self.azimuth_deg), "label_index": len(self.label_index)
+        }  # fmt: skip
+        if len(set(counts.values())) != 1:
+            raise ValueError(f"{folder}: the arrays differ in length: {counts}")
+        self._open = {}
+
+    def __len__(self) -> int:
+        return len(self.label_index)
+
+    def __getstate__(self):
+        return self.__dict__ | {"_open": {}}
+
+    def latent(self, index: int) -> np.ndarray:
+        """Return one scene's latent, float32 [t, f, C]."""
+        shard = int(np.searchsorted(self._starts, index, side="right")) - 1
+        if shard not in self._open:
+            self._open[shard] = np.load(self._paths[shard], mmap_mode="r")
+        return self._open[shard][index - self._starts[shard]].astype(np.float32)
+
+    def sources(self, index: int) -> list[tuple[int, float]]:
+        """Return (label index, azimuth) of every source of a scene, the first one first."""
+        found = [(int(self.label_index[index]), float(self.azimuth_deg[index]))]
+        if self._more is not None:
+            found += [(int(label), float(azimuth)) for label, azimuth in self._more[index] if label >= 0]
+        return found
+
+
+def load_latents(folder) -> Latents:
+    """Open the cached latents of a split.
+
+    Raises:
+      ValueError: there are none, or they are not complete.
+    """
     folder = Path(folder or "")
     if not (folder / "meta.json").is_file():
         raise ValueError(f"latents_dir = {str(folder)!r} holds no cached latents: run dualspec_jax.encode first")
-    arrays = {k: np.load(folder / f"{k}.npy", mmap_mode="r") for k in ("latents", "azimuth_deg", "label_index")}
-    arrays |= {k: np.array(arrays[k]) for k in ("azimuth_deg", "label_index")}
-    if len({len(a) for a in arrays.values()}) != 1:
-        raise ValueError(f"{folder}: the arrays differ in length: " + str({k: len(a) for k, a in arrays.items()}))
-    return arrays | {"labels": json.loads((folder / "meta.json").read_text())["labels"]}
+    return Latents(folder)
+
+
+def latents_folder(latents_dir, split: str, dataset: str | None = None) -> Path:
+    """Return where the latents of a split are: of `config.data.dataset`, or of a data set that is mixed in."""
+    folder = Path(latents_dir) / split
+    return folder if dataset is None else _latents_of(folder, dataset)
+
+
+def _latents_of(folder, dataset: str | None):
+    """Return the folder of a mixed-in data set's latents, given that of the main one."""
+    if not folder or dataset is None:
+        return folder
+    name = dataset.partition(":")[0].split("/")[-1]
+    return Path(folder).with_name(f"{Path(folder).name}.{name}")
 
 
 def _need_tokenizer(tokenizer) -> None:

@@ -16,6 +16,18 @@ def make_vae(section: ConfigDict, dtype: jnp.dtype = jnp.float32) -> Autoencoder
     return AutoencoderKL(**{name: _frozen(section[name]) for name in fields}, dtype=dtype)
 
 
+def make_latent_encoder(config: ConfigDict):
+    """Return (params of both VAEs, mel [B, T, M, 2], stft [B, T, F, 4]) -> latents [B, t, f, C] float32, Mel first."""
+    mel_vae, stft_vae = make_vae(config.mel_vae), make_vae(config.stft_vae)
+
+    def encode(params, mel, stft):
+        mel_mu, _ = mel_vae.apply({"params": params["mel_vae"]}, mel, method="encode")
+        stft_mu, _ = stft_vae.apply({"params": params["stft_vae"]}, stft, method="encode")
+        return jnp.concatenate([mel_mu, stft_mu], axis=-1)
+
+    return encode
+
+
 def make_text_encoder(section: ConfigDict, dtype: jnp.dtype = jnp.float32) -> T5Encoder:
     """Return the text encoder of `config.text`."""
     fields = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")

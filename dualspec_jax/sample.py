@@ -161,7 +161,7 @@ def _run(args: argparse.Namespace) -> int:
     compile_cache.enable()
     bundle = load_bundle(args.bundle)
     for prompt in prompts:
-        match = match_sound(prompt)
+        match = match_sound(prompt, bundle.labels)
         if not match.known:
             warn(f"{prompt[:80]!r}: no sound I know; near ones: {', '.join(match.near)} (--list-sounds prints all)")
         if bundle.tokenizer.count(prompt) > bundle.config.text.max_length:

@@ -1,5 +1,6 @@
 """mel_vae | stft_vae | text_encoder | classifier | diffusion: how to build (init, loss_fn, ...) for each."""
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,16 +13,17 @@ from ml_collections import ConfigDict
 
 from dualspec_jax import losses, networks
 from dualspec_jax.checkpoint import load_params
+from dualspec_jax.clip_bank import ClipBank
 from dualspec_jax.config import TASKS
 from dualspec_jax.diffusion.ddim import ddim_sample
 from dualspec_jax.diffusion.guidance import guide
 from dualspec_jax.diffusion.schedule import make_alpha_bar
-from dualspec_jax.input_pipeline import SceneSource, make_batches
+from dualspec_jax.input_pipeline import SceneSource, dataset_labels, known_labels, make_batches
 from dualspec_jax.models.text_encoder import CaptionHeads
 from dualspec_jax.ops.mel import sum_ears
 from dualspec_jax.picture import spectrogram_image
 from dualspec_jax.spatial.captions import make_caption
-from dualspec_jax.spatial.sounds import event_wordings, labels
+from dualspec_jax.spatial.sounds import event_wordings
 from dualspec_jax.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 
 PICTURES = 4  # clips shown at each evaluation
@@ -111,7 +113,7 @@ def get_tokenizer(config: ConfigDict, workdir: Path) -> Tokenizer:
         rng = np.random.default_rng(config.seed)
         texts = [
             make_caption(event, float(rng.integers(0, 360)), rng)
-            for label in labels()
+            for label in known_labels(config, config.data.data_dir or workdir / "tfds")
             for event in event_wordings(label)
         ]
         workdir.mkdir(parents=True, exist_ok=True)
@@ -123,7 +125,8 @@ def get_tokenizer(config: ConfigDict, workdir: Path) -> Tokenizer:
 
 def _text_encoder_task(config: ConfigDict, workdir: Path) -> Task:
     encoder = networks.make_text_encoder(config.text)
-    heads = CaptionHeads(len(labels()))
+    data_dir = config.data.data_dir or workdir / "tfds"
+    heads = CaptionHeads(len(known_labels(config, data_dir)))
     tokenizer = get_tokenizer(config, workdir)
 
     def init(key):
@@ -144,14 +147,20 @@ def _text_encoder_task(config: ConfigDict, workdir: Path) -> Task:
         return metrics | {"loss": loss}
 
     def batches(split, train, seed):
-        return make_batches(config, "text_encoder", split, seed=seed, tokenizer=tokenizer, train=train)
+        return make_batches(
+            config, "text_encoder", split, seed=seed, data_dir=data_dir, tokenizer=tokenizer, train=train
+        )
 
     return Task("text_encoder", init, loss_fn, eval_fn, batches, None)
 
 
 def _classifier_task(config: ConfigDict, workdir: Path) -> Task:
     data_dir = config.data.data_dir or workdir / "tfds"
-    num_labels = len(SceneSource(data_dir, config.data.dataset, "train", ("label_index",)).labels)
+    if config.feeding.source == "render":
+        num_labels = len(ClipBank(config.feeding.clip_bank, "train").labels)
+    else:
+        SceneSource(data_dir, config.data.dataset, "train", ("label_index",))  # a missing data set is named here
+        num_labels = len(dataset_labels(config, data_dir))
     model = networks.make_classifier(config.classifier, num_labels)
 
     def init(key):
@@ -220,9 +229,22 @@ def _diffusion_task(config: ConfigDict, workdir: Path) -> Task:
         loss, metrics = loss_fn(params, batch, key)
         return metrics | {"loss": loss}
 
+    encode = None
+    if config.feeding.source == "render":
+        vae_params = {"mel_vae": mel_params, "stft_vae": _load(workdir, "stft_vae")}
+        encode = functools.partial(jax.jit(networks.make_latent_encoder(config)), vae_params)
+
     def batches(split, train, seed):
-        folder = latents_dir / split
-        return make_batches(config, "diffusion", split, seed=seed, tokenizer=tokenizer, latents_dir=folder, train=train)
+        return make_batches(
+            config,
+            "diffusion",
+            split,
+            seed=seed,
+            tokenizer=tokenizer,
+            latents_dir=latents_dir / split,
+            train=train,
+            encode=encode,
+        )
 
     empty_ids, empty_mask = tokenizer.encode_batch([""] * PICTURES, config.text.max_length)
     scale = np.repeat(

@@ -1,15 +1,21 @@
 import json
 import pickle
+import shutil
 
 import numpy as np
 import pytest
 import soundfile
 
+from data.clip_bank import write_bank
 from data.spatial_audio.build import build
 from data.spatial_audio.spatial_audio_dataset_builder import SpatialAudioConfig
+from dualspec_jax.clip_bank import ClipBank
 from dualspec_jax.config import default
-from dualspec_jax.input_pipeline import SceneSource, balanced_order, make_batches
+from dualspec_jax.input_pipeline import SceneSource, balanced_order, known_labels, make_batches, swap_ears
+from dualspec_jax.ops.binaural import spatial_features
 from dualspec_jax.ops.coding import decode_stft_features
+from dualspec_jax.ops.stft import stft
+from dualspec_jax.spatial.scene import load_clip, normalise_loudness, trim
 from dualspec_jax.spatial.sounds import event_wordings, heldout_wordings, labels
 from dualspec_jax.tokenizer import train_tokenizer
 
@@ -18,7 +24,7 @@ TASKS = ("mel_vae", "stft_vae", "classifier", "text_encoder", "diffusion")
 
 
 @pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
+def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("source")
     (root / "events").mkdir()
     rng = np.random.default_rng(0)
@@ -27,6 +33,11 @@ def data_dir(tmp_path_factory):
         soundfile.write(str(root / "events" / f"{i}.wav"), 0.1 * rng.normal(size=16000), 16000)
         rows.append(f"{i}.wav,{label},{split},CC0-1.0")
     (root / "events" / "metadata.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def data_dir(root, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tfds")
     build(SpatialAudioConfig(name="tiny", description="For tests.", n_train=6, n_valid=3), folder, root)
     return folder
@@ -290,3 +301,144 @@ def test_validation_captions_use_held_out_wordings(config, batches, tokenizer):
     known = [squeeze(w) for w in held_out]
     hits = [any(w in squeeze(text) for w in known) for text in texts[:200]]
     assert np.mean(hits) > 0.9
+
+
+# --- hosts, mixtures, mirrored scenes, worker processes ---
+
+
+@pytest.mark.parametrize("task", ["mel_vae", "diffusion"])
+def test_hosts_share_out_the_batch_of_one(batches, task):
+    whole, *parts = (iter(batches(task, shard=shard)) for shard in ((0, 1), (0, 2), (1, 2)))
+    for _ in range(3):
+        expected, halves = next(whole), [next(part) for part in parts]
+        for name, value in expected.items():
+            np.testing.assert_array_equal(np.concatenate([half[name] for half in halves]), value)
+
+
+def test_hosts_must_divide_the_batch(batches):
+    with pytest.raises(ValueError, match=r"shard = \(0, 3\).*batch_size = 4"):
+        batches("diffusion", shard=(0, 3))
+    with pytest.raises(ValueError, match=r"shard = \(2, 2\)"):
+        batches("diffusion", shard=(2, 2))
+
+
+def test_sources_are_mixed_by_their_weights(config, batches, latents_dir, tmp_path):
+    other = tmp_path / "train.other"
+    shutil.copytree(latents_dir, tmp_path / "train")
+    shutil.copytree(latents_dir, other)
+    np.save(other / "azimuth_deg.npy", np.full(10, 7.5, np.float32))
+    config.feeding.mix = (("spatial_audio/other:1.0.0", 0.25),)
+    iterator = iter(batches("diffusion", latents_dir=tmp_path / "train"))
+    azimuths = np.concatenate([next(iterator)["azimuth_deg"] for _ in range(50)])
+    assert np.mean(azimuths == 7.5) == pytest.approx(0.2, abs=0.01)  # 0.25 of 1.25
+    state = iterator.get_state()
+    expected, again = next(iterator), iter(batches("diffusion", latents_dir=tmp_path / "train"))
+    again.set_state(state)
+    np.testing.assert_array_equal(next(again)["latent"], expected["latent"])
+
+
+def test_mirrored_features_are_those_of_the_mirrored_scene():
+    wave = np.random.default_rng(0).standard_normal((1, 10240, 2)).astype(np.float32)
+    both = [stft(w, n_frames=64) for w in (wave, wave[..., ::-1])]
+    plain, mirrored = (np.asarray(spatial_features(spec)) for spec in both)
+    np.testing.assert_allclose(swap_ears(plain), mirrored, atol=1e-5)
+    mel = np.arange(8.0).reshape(2, 2, 2)
+    np.testing.assert_array_equal(swap_ears(mel)[..., 0], mel[..., 1])
+
+
+def test_training_mirrors_the_wanted_share(config, batches):
+    plain = next(iter(batches("mel_vae")))["mel"]
+    config.feeding.mirror = 1.0
+    np.testing.assert_array_equal(next(iter(batches("mel_vae")))["mel"], plain[..., ::-1])
+    stored = [next(iter(batches("mel_vae", "valid", train=False)))["mel"] for _ in range(2)]
+    np.testing.assert_array_equal(*stored)
+
+
+@pytest.mark.slow
+def test_worker_processes_give_the_same_batches(config, batches):
+    here = iter(batches("diffusion"))
+    expected = [next(here) for _ in range(3)]
+    config.feeding.num_workers = 2
+    there = iter(batches("diffusion"))
+    for batch in expected[:2]:
+        given = next(there)
+        for name in batch:
+            np.testing.assert_array_equal(given[name], batch[name])
+    state = there.get_state()
+    there.close()
+    again = iter(batches("diffusion"))
+    again.set_state(state)
+    np.testing.assert_array_equal(next(again)["latent"], expected[2]["latent"])
+    again.close()
+
+
+# --- scenes rendered on the device ---
+
+
+@pytest.fixture
+def rendered(config, root, tmp_path, tokenizer):
+    config.audio.n_samples, config.audio.n_frames, config.data.crop_frames = 10240, 64, 32
+    config.feeding.source, config.feeding.clip_bank = "render", str(write_bank(root, tmp_path / "bank"))
+    encode = lambda mel, stft: mel.reshape(4, 64, 4, -1)[..., :6]
+    return lambda task, split="train", **kwargs: make_batches(
+        config, task, split, **{"seed": 0, "tokenizer": tokenizer, "encode": encode} | kwargs
+    )
+
+
+def test_rendered_batches_have_the_same_form_and_resume(rendered):
+    for task in ("mel_vae", "stft_vae", "classifier", "diffusion"):
+        iterator = iter(rendered(task))
+        next(iterator)
+        state = json.loads(json.dumps(iterator.get_state()))
+        batch = next(iterator)
+        assert {k: (v.ndim, v.dtype.name) for k, v in batch.items()} == {
+            k: (len(shape), dtype) for k, (shape, dtype) in FORMS[task].items()
+        }
+        again = iter(rendered(task))
+        again.set_state(state)
+        for name, value in next(again).items():
+            np.testing.assert_array_equal(value, batch[name])
+    assert batch["latent"].shape == (4, 64, 4, 6)
+
+
+def test_rendered_validation_is_the_same_in_every_pass(rendered):
+    first, second = ([b["mel"] for b in rendered("mel_vae", "valid", train=False)] for _ in range(2))
+    assert len(first) == 1 and first[0].shape == (4, 64, 64, 2)
+    np.testing.assert_array_equal(first[0], second[0])
+
+
+def test_rendered_scenes_need_a_bank_and_an_encoder(config, rendered, tmp_path):
+    with pytest.raises(ValueError, match="encode = None"):
+        rendered("diffusion", encode=None)
+    config.feeding.clip_bank = str(tmp_path)
+    with pytest.raises(ValueError, match="python -m data.clip_bank"):
+        rendered("mel_vae")
+
+
+def test_clip_bank_holds_trimmed_events_at_one_loudness(root, tmp_path):
+    bank = ClipBank(write_bank(root, tmp_path / "bank"), "train")
+    assert len(bank) == 3 and bank.labels == ("rain", "siren") and bank.label_index.tolist() == [0, 0, 1]
+    for i in range(3):
+        expected = normalise_loudness(trim(load_clip(root / "events" / f"{i}.wav")))
+        np.testing.assert_allclose(bank[i], expected, atol=1 / 32767)
+    with pytest.raises(ValueError, match="holds no clip bank"):
+        ClipBank(tmp_path, "train")
+
+
+# --- labels of an own data set ---
+
+
+def test_captions_know_the_labels_of_the_data_set(config, batches, tmp_path):
+    folder = tmp_path / "spatial_audio" / "tiny" / "1.0.0"
+    folder.mkdir(parents=True)
+    (folder / "label_index.labels.txt").write_text("espresso machine\nrain\n")
+    assert known_labels(config, tmp_path) == tuple(sorted({*labels(), "espresso machine"}))
+    assert known_labels(config, tmp_path / "none") == labels()
+    config.diffusion.direction_free_prob, config.diffusion.event_free_prob = 1.0, 0.0
+    config.text.dropout = 0.0
+    config.train.text_encoder.batch_size = 256
+    own = known_labels(config, tmp_path).index("espresso machine")
+    seen = []
+    for batch in batches("text_encoder", "valid", train=False, data_dir=tmp_path):
+        seen += batch["label"].tolist()
+    assert set(seen) == set(range(len(labels()) + 1)) and own in seen

@@ -5,11 +5,15 @@ Every caption with a direction reads back with `parse_direction`; every caption 
 Paper: a caption names event and direction in one of three styles (abstract and demo page); the templates are ours.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from dualspec_jax.spatial.direction import STYLES, describe_direction, parse_direction
+from dualspec_jax.spatial.direction import STYLES, describe_direction, mirror_directions, parse_direction
 
-__all__ = ["STYLES", "make_caption"]
+__all__ = ["STYLES", "make_caption", "make_scene_caption", "mirror_caption"]
+
+mirror_caption = mirror_directions  # the words of a scene whose ears are swapped
 
 # Fine for any event: "a dog barking", "dog barks", "a man speaks while a car passes".
 _EVENT_DIRECTION = (
@@ -40,6 +44,55 @@ _DIRECTION = (
     "there is a sound {direction}", "{direction}", "{direction}, a sound", "some sound {direction}",
     "a sound can be heard {direction}", "sound, {direction}",
 )  # fmt: skip
+# One part of a caption for several sources. The event comes first, so that each direction ends its part.
+_PART = ("{event} {direction}", "{event} {direction}", "{event}, {direction}", "{event} ({direction})")
+_NOUN_PART = ("{event} {direction}", "{event} heard {direction}", "{event} located {direction}")
+_NOUN_FROM_PART = ("{event} coming {direction}", "{event} {direction}")
+# Parts in the order in which their sounds start.
+_JOINED = {
+    2: (
+        "{0} and {1}", "{0}, and {1}", "{0}; {1}", "{0} while {1}", "{0}. {1}", "{0}, with {1}", "{0}, plus {1}",
+        "two sounds: {0} and {1}", "first {0}, then {1}", "{0}, followed by {1}", "{0}; meanwhile {1}",
+    ),
+    3: (
+        "{0}, {1} and {2}", "{0}, {1}, and {2}", "{0}; {1}; {2}", "{0}. {1}. {2}", "three sounds: {0}, {1} and {2}",
+        "first {0}, then {1}, and then {2}", "{0} while {1} and {2}", "{0}, followed by {1} and {2}",
+    ),
+}  # fmt: skip
+_JOINED_NOUNS = {
+    2: ("I hear {0} and {1}", "the sound of {0}, and of {1}", "there is {0} and {1}", "a scene with {0} and {1}"),
+    3: ("I hear {0}, {1} and {2}", "there is {0}, {1} and {2}", "a scene with {0}, {1}, and {2}"),
+}
+
+
+def make_scene_caption(sources: Sequence[tuple[str, float]], rng: np.random.Generator, style: str | None = None) -> str:
+    """Return one of many captions for one to three sources; `parse_directions` gives their directions back in order.
+
+    Args:
+      sources: (event, azimuth in degrees) in the order in which the sounds start; see `make_caption`.
+      style: of all directions; None draws one for each.
+
+    Raises:
+      ValueError: no source or more than three, or as `make_caption`.
+    """
+    if not 1 <= len(sources) <= 3:
+        raise ValueError(f"sources: {len(sources)} given; a caption names 1 to 3")
+    if len(sources) == 1:
+        return make_caption(*sources[0], rng, style)
+    if style is not None and style not in STYLES:
+        raise ValueError(f"style: {style!r} must be one of {STYLES} or None")
+    parts, nouns = [], True
+    for event, azimuth_deg in sources:
+        event = _clean(event)
+        direction = describe_direction(azimuth_deg, style or _choose(STYLES, rng), rng)
+        templates = _PART
+        if _is_noun_phrase(event):
+            templates += _NOUN_PART + (_NOUN_FROM_PART if direction.startswith("from ") else ())
+        else:
+            nouns = False
+        parts.append(_choose(templates, rng).format(event=event, direction=direction))
+    joined = _JOINED[len(parts)] + (_JOINED_NOUNS[len(parts)] if nouns else ())
+    return _finish(_choose(joined, rng).format(*parts), rng)
 
 
 def make_caption(

@@ -15,35 +15,73 @@ SAMPLE_RATE = 16000  # Hz, of everything here
 FRAME, HOP = 320, 160  # 20 ms and 10 ms
 ACTIVE_RANGE_DB = 40.0  # a frame is active within this of the loudest one
 TARGET_RMS = 10 ** (-24 / 20)  # of the active frames
+TARGET_LUFS = -24.0
 PEAK_LIMIT = 0.7
 FADE = 160  # 10 ms
 STEADY_S = 2.0  # clips at least this long whose ends sound are continued without a gap
 SPEEDS = ((12, 13), (14, 15), (16, 17), (20, 21), (1, 1), (21, 20), (17, 16), (15, 14), (13, 12))  # up, down
 
 
-def load_clip(path, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
-    """Read a mono clip, float32 [n].
+class ClipError(ValueError):
+    """A clip that cannot be used; `kind` is unreadable, empty, not finite, silent or clipped."""
+
+    def __init__(self, path, kind: str, text: str):
+        super().__init__(f"{path} {text}")
+        self.kind = kind
+
+
+def load_clip(
+    path, sample_rate: int = SAMPLE_RATE, *, min_peak: float = 0.0, max_clipped: float | None = None
+) -> np.ndarray:
+    """Read a clip as mono at `sample_rate`, float32 [n].
+
+    Several channels are averaged; where that would cancel most of the sound, the loudest channel is taken.
+
+    Args:
+      min_peak: clips whose largest magnitude is not above this count as silent; full scale is 1.
+      max_clipped: largest share of clipped samples (see `clipped_share`); None allows any.
 
     Raises:
-      ValueError: naming the file, if it cannot be read, has another sample rate, more than one channel, no samples,
-        samples that are not finite, or only zeros.
+      ClipError: naming the file, if it cannot be read, or is empty, not finite, silent or clipped.
     """
     try:
         audio, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    if rate != sample_rate:
-        raise ValueError(f"{path} has a sample rate of {rate} Hz: it must be {sample_rate}")
-    if audio.shape[1] != 1:
-        raise ValueError(f"{path} has {audio.shape[1]} channels: it must have 1")
+        raise ClipError(path, "unreadable", f"cannot be read: {error}") from error
+    if not len(audio):
+        raise ClipError(path, "empty", "is empty")
+    if not np.all(np.isfinite(audio)):
+        raise ClipError(path, "not finite", "holds samples that are not finite")
+    if not np.any(audio):
+        raise ClipError(path, "silent", "holds only zeros")
+    if (peak := float(np.abs(audio).max())) <= min_peak:
+        raise ClipError(path, "silent", f"has a peak of {peak:.2g}: it must be above {min_peak:g}")
+    if max_clipped is not None and (share := clipped_share(audio)) > max_clipped:
+        raise ClipError(path, "clipped", f"has {100 * share:.1f} % clipped samples: at most {100 * max_clipped:g} %")
     mono = audio[:, 0]
-    if not len(mono):
-        raise ValueError(f"{path} is empty")
-    if not np.all(np.isfinite(mono)):
-        raise ValueError(f"{path} holds samples that are not finite")
-    if not np.any(mono):
-        raise ValueError(f"{path} holds only zeros")
-    return mono
+    if audio.shape[1] > 1:
+        power = np.mean(audio**2, axis=0)
+        mono = audio.mean(axis=1)
+        if np.mean(mono**2) < 0.1 * power.mean():
+            mono = audio[:, int(np.argmax(power))]
+    if rate != sample_rate:
+        import soxr  # only where a clip has another rate
+
+        mono = soxr.resample(mono, rate, sample_rate)
+        if not len(mono):
+            raise ClipError(path, "empty", "is shorter than one sample")
+    return np.ascontiguousarray(mono, np.float32)
+
+
+def clipped_share(audio: np.ndarray) -> float:
+    """Return the share of samples [n, C] in flat tops: 4 or more in a row within 1.5 steps of 16 bits of the peak."""
+    flat = (np.abs(audio) >= np.abs(audio).max() - 1.5 / 32768) & (np.abs(audio) > 0.05)
+    signed = np.where(flat, np.sign(audio), 0).astype(np.int8)
+    run = flat[3:] & (signed[3:] == signed[2:-1]) & (signed[2:-1] == signed[1:-2]) & (signed[1:-2] == signed[:-3])
+    inside = np.zeros(audio.shape, bool)
+    for shift in range(4):
+        inside[shift : shift + len(run)] |= run
+    return float(inside.mean())
 
 
 def vary(mono: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -52,17 +90,23 @@ def vary(mono: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return mono if up == down else scipy.signal.resample_poly(mono, up, down).astype(np.float32)
 
 
-def fit_event(mono: np.ndarray, n_samples: int, rng: np.random.Generator) -> np.ndarray:
+def fit_event(mono: np.ndarray, n_samples: int, rng: np.random.Generator, level: str = "rms") -> np.ndarray:
     """Return a clip of exactly n_samples with a normal loudness and little silence, float32 [n_samples].
 
-    Silence at the ends and long digital silence inside are cut; the active frames are brought to -24 dBFS unless that
-    lifts the peak over 0.7. A longer clip is cut to a random window among its louder ones; a shorter one is repeated,
-    with random gaps, or, where it is steady, with short crossfades.
+    Silence at the ends and long digital silence inside are cut; the level is set by `normalise` ("rms") or
+    `normalise_loudness` ("lufs"). A longer clip is cut to a random window among its louder ones; a shorter one is
+    repeated, with random gaps, or, where it is steady, with short crossfades.
 
     Raises:
-      ValueError: if the clip is all zero.
+      ValueError: if the clip is all zero, or for an unknown level.
     """
-    event = normalise(trim(mono))
+    if level not in LEVELS:
+        raise ValueError(f"level = {level!r}: must be one of {', '.join(LEVELS)}")
+    return place_event(LEVELS[level](trim(mono)), n_samples, rng)
+
+
+def place_event(event: np.ndarray, n_samples: int, rng: np.random.Generator) -> np.ndarray:
+    """Cut, loop or repeat an event, trimmed and brought to its level, to exactly n_samples; see `fit_event`."""
     if len(event) > n_samples:
         start = _window_start(event, n_samples, rng)
         return _faded(event[start : start + n_samples])
@@ -97,6 +141,28 @@ def normalise(mono: np.ndarray) -> np.ndarray:
     power = _frame_power(mono)
     rms = math.sqrt(power[active_frames(mono)].mean())
     return (mono * min(TARGET_RMS / rms, PEAK_LIMIT / np.abs(mono).max())).astype(np.float32)
+
+
+def normalise_loudness(mono: np.ndarray) -> np.ndarray:
+    """Scale to an integrated loudness of -24 LUFS, or to a peak of 0.7 if that is quieter.
+
+    A clip shorter than the meter's block of 0.4 s is measured as if it went on by itself.
+
+    Source: ITU-R BS.1770-4, by pyloudnorm.
+    """
+    import pyloudnorm  # only where data is built
+
+    peak = float(np.abs(mono).max())
+    block = int(0.4 * SAMPLE_RATE) + 1
+    measured = (mono / peak).astype(np.float64)  # the meter's absolute gate must not cut quiet recordings
+    if len(measured) < block:
+        measured = np.resize(measured, block)
+    loudness = pyloudnorm.Meter(SAMPLE_RATE).integrated_loudness(measured)  # of the clip at peak 1
+    wanted = 10 ** ((TARGET_LUFS - loudness) / 20) if np.isfinite(loudness) else PEAK_LIMIT
+    return (mono * (min(wanted, PEAK_LIMIT) / peak)).astype(np.float32)
+
+
+LEVELS = {"rms": normalise, "lufs": normalise_loudness}
 
 
 def render(mono: np.ndarray, azimuth_deg: float, hrtf: Hrtf) -> np.ndarray:

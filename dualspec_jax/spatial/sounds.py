@@ -13,6 +13,7 @@ import importlib.resources
 import json
 import math
 import re
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -100,11 +101,12 @@ def wording_families(label: str) -> dict[str, tuple[str, ...]]:
 
     "phrase" (listed ones) and "participle" ("a dog barking", "dog barking") can follow "the sound of"; "progressive"
     ("a dog is barking") and "present" ("a dog barks") are clauses. Held-out wordings are taken out of every family.
-    A label outside `sounds.json` has only the family "phrase": the label and "the sound of {label}".
+    A label outside `sounds.json` has only the family "phrase", with wordings that fit any noun or participle.
     """
     sound = load_sounds().get(label)
     if sound is None:
-        return {"phrase": (label, f"the sound of {label}")}
+        article = "an" if label[0].lower() in "aeiou" else "a"
+        return {"phrase": (label, f"{article} {label} sound", f"{label} sounds")}
     families = {name: list(sound.phrases) if name == "phrase" else [] for name in FAMILIES}
     for noun in sound.nouns:
         plural = is_plural(noun)
@@ -176,10 +178,10 @@ class _Index:
     wordings: dict[str, tuple[frozenset[str], ...]]
 
 
-@functools.cache
-def _index() -> _Index:
+@functools.lru_cache(maxsize=4)
+def _index(extra: tuple[str, ...] = ()) -> _Index:
     stems, counts, wordings = {}, {}, {}
-    for label in labels():
+    for label in (*labels(), *extra):
         sets = {}
         for wording in event_wordings(label):
             words = content_words(wording)
@@ -193,9 +195,9 @@ def _index() -> _Index:
 
 
 @functools.lru_cache(maxsize=4096)
-def _known_stem(word: str) -> tuple[str | None, float]:
+def _known_stem(word: str, extra: tuple[str, ...] = ()) -> tuple[str | None, float]:
     """Return a word's stem and how close it is to a known one (1: known; None, 0: unknown)."""
-    index = _index()
+    index = _index(extra)
     if stem(word) in index.weights:
         return stem(word), 1.0
     # A typo rarely changes the first letter; this also keeps the search short. Swapped letters are typos at any length.
@@ -207,22 +209,26 @@ def _known_stem(word: str) -> tuple[str | None, float]:
     return index.stems[close[0]], difflib.SequenceMatcher(None, word, close[0]).ratio()
 
 
-def match_sound(prompt: str) -> SoundMatch:
+def match_sound(prompt: str, extra: Sequence[str] = ()) -> SoundMatch:
     """Say which known sound a prompt names, if any, and which labels are nearest; for a warning, never to block.
+
+    Args:
+      extra: labels outside `sounds.json` that are known too, such as those of a user's own model.
 
     A label scores the mean of two shares: how much of the prompt's word weight (inverse document frequency over labels;
     unknown words weigh most) its vocabulary covers, and the best weighted overlap (Dice) with one training wording.
     """
-    index = _index()
+    extra = tuple(sorted(set(extra) - set(labels())))
+    index = _index(extra)
     matched, unknown = {}, set()
     for word in content_words(prompt):
-        name, closeness = _known_stem(word)
+        name, closeness = _known_stem(word, extra)
         if name:
             matched[name] = max(closeness, matched.get(name, 0.0))
         else:
             unknown.add(stem(word))
     if not matched:
-        return SoundMatch(False, None, _nearest_names(prompt, ()))
+        return SoundMatch(False, None, _nearest_names(prompt, (), extra))
     total = sum(index.weights[name] for name in matched) + index.unknown_weight * len(unknown)
     value = {name: closeness * index.weights[name] for name, closeness in matched.items()}
     scores = {}
@@ -239,11 +245,11 @@ def match_sound(prompt: str) -> SoundMatch:
         scores[label] = (0.5 * (covered / total + dice) + 0.05 * typical, coverage)
     ranked = sorted(scores, key=lambda label: (-scores[label][0], label))
     known = scores[ranked[0]][0] >= MIN_SCORE and scores[ranked[0]][1] >= MIN_COVERAGE
-    return SoundMatch(known, ranked[0], _nearest_names(prompt, ranked[:5]))
+    return SoundMatch(known, ranked[0], _nearest_names(prompt, ranked[:5], extra))
 
 
-def _nearest_names(prompt: str, first: tuple[str, ...] | list[str]) -> tuple[str, ...]:
+def _nearest_names(prompt: str, first: Sequence[str], extra: tuple[str, ...]) -> tuple[str, ...]:
     """Fill `first` up to five labels with those spelt most like the prompt."""
     text = " ".join(content_words(prompt))
-    rest = sorted(set(labels()) - set(first), key=lambda x: (-difflib.SequenceMatcher(None, text, x).ratio(), x))
+    rest = sorted({*labels(), *extra} - set(first), key=lambda x: (-difflib.SequenceMatcher(None, text, x).ratio(), x))
     return (*first, *rest)[:5]

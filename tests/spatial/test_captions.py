@@ -9,8 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dualspec_jax.spatial import captions
-from dualspec_jax.spatial.captions import STYLES, make_caption
-from dualspec_jax.spatial.direction import circular_difference, parse_direction
+from dualspec_jax.spatial.captions import STYLES, make_caption, make_scene_caption, mirror_caption
+from dualspec_jax.spatial.direction import (
+    TOLERANCE_DEG,
+    DirectionError,
+    circular_difference,
+    describe_direction,
+    parse_direction,
+    parse_directions,
+    wordings,
+)
+from dualspec_jax.spatial.sounds import labels, sample_event
 
 EVENTS = (
     "a dog barking",
@@ -110,3 +119,98 @@ def test_bad_arguments_raise(arguments, field):
     event, azimuth_deg, *style = arguments
     with pytest.raises(ValueError, match=field):
         make_caption(event, azimuth_deg, np.random.default_rng(0), *style)
+
+
+# --- the grammar runs both ways ---
+
+STYLE_WORDINGS = [(style, i) for style in STYLES for i in range(len(wordings(style)))]
+
+
+def read_both_ways(event, azimuth_deg, style, wording):
+    """Word a direction, read it back, mirror it, and mirror it back."""
+    words = describe_direction(azimuth_deg, style, None, wording)
+    text = f"{event} {words}"
+    direction, mirrored = parse_direction(text), mirror_caption(text)
+    assert direction.style == style
+    assert abs(circular_difference(direction.azimuth_deg, azimuth_deg)) <= TOLERANCE_DEG[style], text
+    assert parse_direction(mirrored).azimuth_deg == -direction.azimuth_deg % 360, (text, mirrored)
+    assert parse_direction(mirror_caption(mirrored)).azimuth_deg == direction.azimuth_deg, (text, mirrored)
+    assert mirrored.startswith(event)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from(EVENTS), st.integers(0, 359), st.sampled_from(STYLE_WORDINGS))
+def test_every_wording_reads_back_and_mirrors(event, azimuth_deg, style_wording):
+    read_both_ways(event, azimuth_deg, *style_wording)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("style", "wording"), STYLE_WORDINGS)
+def test_all_azimuths_read_back_and_mirror_in_every_wording(style, wording):
+    for azimuth_deg in range(360):
+        read_both_ways("a dog barking", azimuth_deg, style, wording)
+
+
+def test_four_ways_to_say_one_place():
+    for words in ("60 degrees to the right", "at -60 degrees", "at 300 degrees", "at 2 o'clock"):
+        assert parse_direction(f"a dog barking {words}").azimuth_deg == 300.0
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from(labels()), st.integers(0, 359)), min_size=2, max_size=3),
+    st.sampled_from([None, *STYLES]),
+    st.integers(0, 2**32 - 1),
+)
+def test_captions_of_several_sources_give_all_directions_back_in_order(sources, style, seed):
+    rng = np.random.default_rng(seed)
+    worded = [(sample_event(label, rng), azimuth) for label, azimuth in sources]
+    caption = make_scene_caption(worded, rng, style)
+    found = parse_directions(caption)
+    assert len(found) == len(sources), caption
+    for direction, (event, azimuth) in zip(found, worded, strict=True):
+        assert abs(circular_difference(direction.azimuth_deg, azimuth)) <= direction.tolerance_deg, caption
+        assert style in (None, direction.style) and event.lower() in caption.lower()
+    mirrored = parse_directions(mirror_caption(caption))
+    assert [d.azimuth_deg for d in mirrored] == [-d.azimuth_deg % 360 for d in found], caption
+
+
+def test_one_source_is_captioned_as_ever():
+    assert make_scene_caption([("rain", 60.0)], np.random.default_rng(3)) == make_caption(
+        "rain", 60.0, np.random.default_rng(3)
+    )
+
+
+def test_captions_of_several_sources_vary():
+    sources = [("a dog barking", 60.0), ("rain", 200.0)]
+    drawn = {make_scene_caption(sources, np.random.default_rng(seed)) for seed in range(200)}
+    assert len(drawn) > 190
+
+
+@pytest.mark.parametrize(
+    ("text", "mirrored"),
+    [
+        ("A dog barking at 60 degrees.", "A dog barking at 300 degrees."),
+        ("rain 60 degrees to the left", "rain 60 degrees to the right"),
+        ("rain at minus sixty degrees", "rain at sixty degrees"),
+        ("rain (at 40.4 degrees to the right)", "rain (at 40.4 degrees to the left)"),
+        ("rain at 319.6 degrees", "rain at 40.4 degrees"),
+        ("a bell at 10:30 o'clock", "a bell at 1:30 o'clock"),
+        ("Left: a right-handed guitar", "Right: a right-handed guitar"),
+        ("rain 30 degrees anticlockwise", "rain 30 degrees clockwise"),
+        ("someone left the room", "someone left the room"),
+        ("rain on my left at 11 o'clock", "rain on my right at 1 o'clock"),
+        ("rain on my left while a dog barks right behind me", "rain on my right while a dog barks right behind me"),
+    ],
+)
+def test_mirrored_captions_keep_their_words(text, mirrored):
+    assert mirror_caption(text) == mirrored
+
+
+def test_bad_scenes_are_named():
+    with pytest.raises(ValueError, match="a caption names 1 to 3"):
+        make_scene_caption([("rain", 0.0)] * 4, np.random.default_rng(0))
+    with pytest.raises(ValueError, match="style: 'words'"):
+        make_scene_caption([("rain", 0.0)] * 2, np.random.default_rng(0), "words")
+    with pytest.raises(DirectionError):
+        mirror_caption("rain at 400 degrees")

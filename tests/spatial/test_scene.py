@@ -6,10 +6,13 @@ from dualspec_jax.spatial.hrtf import spherical_head
 from dualspec_jax.spatial.scene import (
     PEAK_LIMIT,
     TARGET_RMS,
+    ClipError,
     active_frames,
+    clipped_share,
     fit_event,
     load_clip,
     normalise,
+    normalise_loudness,
     render,
     render_batch,
     trim,
@@ -34,20 +37,59 @@ def test_load_clip_reads_mono(tmp_path):
     np.testing.assert_allclose(load_clip(write(tmp_path / "a.wav", mono)), mono, atol=1e-6)
 
 
+def test_load_clip_brings_other_formats_to_mono_16_khz(tmp_path):
+    t = np.arange(44100) / 44100
+    tone = (0.3 * np.sin(2 * np.pi * 1000 * t)).astype(np.float32)
+    loaded = load_clip(write(tmp_path / "a.wav", np.stack([tone, 0.5 * tone], 1), 44100))
+    expected = 0.75 * 0.3 * np.sin(2 * np.pi * 1000 * np.arange(16000) / 16000)
+    assert loaded.shape == (16000,)
+    np.testing.assert_allclose(loaded[200:-200], expected[200:-200], atol=1e-3)
+    opposite = load_clip(write(tmp_path / "b.wav", np.stack([0.9 * tone, -tone], 1), 16000))
+    np.testing.assert_allclose(opposite, -tone, atol=1e-6)  # the mean would be almost silent
+
+
 @pytest.mark.parametrize(
-    ("audio", "rate", "message"),
+    ("audio", "kind"),
     [
-        (noise(0.1), 44100, "sample rate of 44100"),
-        (np.stack([noise(0.1)] * 2, 1), RATE, "2 channels"),
-        (np.zeros(0, np.float32), RATE, "empty"),
-        (np.zeros(100, np.float32), RATE, "only zeros"),
-        (np.array([0.1, np.nan], np.float32), RATE, "not finite"),
+        (np.zeros(0, np.float32), "empty"),
+        (np.zeros(100, np.float32), "silent"),
+        (0.02 * noise(0.1), "silent"),
+        (np.array([0.1, np.nan], np.float32), "not finite"),
+        (np.clip(30 * noise(0.1), -0.8, 0.8), "clipped"),
     ],
 )
-def test_load_clip_names_a_bad_file(tmp_path, audio, rate, message):
-    with pytest.raises(ValueError, match=message) as error:
-        load_clip(write(tmp_path / "bad.wav", audio, rate))
-    assert "bad.wav" in str(error.value)
+def test_load_clip_names_a_bad_file(tmp_path, audio, kind):
+    with pytest.raises(ClipError, match="bad.wav") as error:
+        load_clip(write(tmp_path / "bad.wav", audio), min_peak=0.02, max_clipped=0.01)
+    assert error.value.kind == kind
+
+
+def test_clipped_share_counts_flat_tops_only():
+    t = np.arange(RATE) / RATE
+    low = np.sin(2 * np.pi * 20 * t)[:, None]
+    assert clipped_share(low) < 0.01 and clipped_share(noise(1.0)[:, None]) == 0
+    flat = np.clip(low, -0.5, 0.5)
+    assert clipped_share(flat) == pytest.approx(2 / 3, abs=0.01)  # |sin| > 1/2 for two thirds of the time
+
+
+def test_loudness_is_the_same_whatever_the_level_and_the_length():
+    import pyloudnorm
+
+    for clip in (noise(3.0), noise(0.2, 1, 0.5), 0.001 * noise(1.0, 2)):
+        out = normalise_loudness(clip)
+        assert pyloudnorm.Meter(RATE).integrated_loudness(np.resize(out, 3 * RATE)) == pytest.approx(-24, abs=0.3)
+    click = np.zeros(RATE, np.float32)
+    click[5000] = 0.01
+    assert np.abs(normalise_loudness(click)).max() == pytest.approx(PEAK_LIMIT, rel=1e-5)
+
+
+def test_fit_event_takes_a_level():
+    clip = noise(3.0)
+    rms, lufs = (fit_event(clip, N, np.random.default_rng(0), level) for level in ("rms", "lufs"))
+    np.testing.assert_allclose(rms / np.abs(rms).max(), lufs / np.abs(lufs).max(), atol=1e-5)
+    assert np.abs(rms - lufs).max() > 0.001
+    with pytest.raises(ValueError, match="level = 'peak'"):
+        fit_event(clip, N, np.random.default_rng(0), "peak")
 
 
 def test_load_clip_names_an_unreadable_file(tmp_path):

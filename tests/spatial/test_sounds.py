@@ -131,7 +131,8 @@ def test_sampling_noun_phrases_draws_no_clause():
 
 
 def test_a_foreign_label_is_worded_by_its_name():
-    assert sounds.event_wordings("violin") == ("violin", "the sound of violin")
+    assert sounds.event_wordings("violin") == ("violin", "a violin sound", "violin sounds")
+    assert "an oboe sound" in sounds.event_wordings("oboe")
     assert sounds.heldout_wordings("violin") == ()
     assert "violin" in sounds.sample_event("violin", np.random.default_rng(0))
 
@@ -183,3 +184,11 @@ def test_near_labels_make_sense():
     assert "piano" in sounds.match_sound("violin playing").near
     assert "bell" in sounds.match_sound("a telephone ringing").near
     assert sounds.match_sound("").label is None and not sounds.match_sound("to the left").known
+
+
+def test_labels_of_an_own_model_are_known_too():
+    assert not sounds.match_sound("an espresso machine behind me").known
+    match = sounds.match_sound("an espresso machine behind me", ("espresso machine", "rain"))
+    assert match.known and match.label == "espresso machine"
+    assert sounds.match_sound("a dog barks", ("espresso machine",)).label == "dog barking"
+    assert not sounds.match_sound("an espresso machine behind me").known  # nothing is kept
