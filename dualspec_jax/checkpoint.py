@@ -2,7 +2,8 @@
 
 A checkpoint is <workdir>/<task>/checkpoints/<step>: items `state` (TrainState), `position` (data iterator and the
 loop's running sums, JSON), `rng` (JSON) and `config` (JSON). Orbax writes it under another name and renames it when it
-is complete, so a run that is killed leaves no half checkpoint behind.
+is complete, so a run that is killed leaves no half checkpoint behind. The state with the lowest validation error is in
+<workdir>/<task>/best, in the same form.
 """
 
 import json
@@ -14,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
+
+from dualspec_jax import config as config_lib
 
 FOLDER = "checkpoints"
 
@@ -36,7 +39,11 @@ _FREE_TRAIN = (
     "eval_batches",
     "save_every",
     "keep",
+    "accumulate",
+    "dtype",
+    "remat",
 )
+_FREE_SECTIONS = ("sample", "mesh", "feeding")
 _FREE_DATA = ("data_dir", "latents_dir", "num_threads", "prefetch")
 
 
@@ -106,21 +113,60 @@ class Checkpoints:
         key = jax.random.wrap_key_data(key_data, impl=saved["rng"]["impl"])
         return Restored(state["state"], saved["position"], key)
 
+    def delete_from(self, step: int) -> None:
+        """Delete the checkpoints of this step and later ones."""
+        for later in [n for n in self._manager.all_steps() if n >= step]:
+            self._manager.delete(later)
+
     def close(self) -> None:
         """Wait until everything is on disk."""
         self._manager.wait_until_finished()
         self._manager.close()
 
 
+class BestCheckpoint:
+    """The checkpoint with the lowest validation error: <folder>/best/checkpoints/<step>, in the form of the others.
+
+    Attributes:
+      error: of the one that is kept; infinite when there is none.
+    """
+
+    def __init__(self, folder: Path, config: ConfigDict, task: str):
+        self._folder, self._config, self._task = folder / "best", config, task
+        self._checkpoints: Checkpoints | None = None  # made when needed: it makes a folder and starts threads
+        step = latest_step(self._folder)
+        self.error = float("inf")
+        if step is not None:
+            path = self._folder / FOLDER / str(step) / "position" / "metadata"
+            self.error = json.loads(path.read_text())["error"]
+
+    def offer(self, step: int, state: Any, error: float, key: jax.Array) -> None:
+        """Keep this state if its error is lower than that of the one that is kept."""
+        if not error < self.error:
+            return
+        self.error = error
+        if self._checkpoints is None:
+            self._checkpoints = Checkpoints(self._folder, self._config, self._task, keep=1)
+        self._checkpoints.delete_from(step)  # left by a run that went further and was resumed from before
+        self._checkpoints.save(step, state, {"iterator": None, "window": None, "error": error}, key)
+
+    def close(self) -> None:
+        """Wait until it is on disk."""
+        if self._checkpoints is not None:
+            self._checkpoints.close()
+
+
 def config_differences(saved: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """List the fields that forbid going on with a checkpoint, as `field: checkpoint 1, config 2`.
+
+    A field that the checkpoint does not know is newer than it; its default is what the checkpoint was made with.
 
     Args:
       saved, wanted: {"task": name, "config": nested dict}.
     """
     if saved["task"] != wanted["task"]:
         return [f"task: checkpoint {saved['task']}, config {wanted['task']}"]
-    old = _flatten(_relevant(saved["config"], saved["task"]))
+    old = _flatten(_relevant(_with_defaults(saved["config"]), saved["task"]))
     new = _flatten(_relevant(wanted["config"], wanted["task"]))
     absent = "<absent>"
     return [
@@ -130,9 +176,20 @@ def config_differences(saved: dict[str, Any], wanted: dict[str, Any]) -> list[st
     ]
 
 
+def _with_defaults(config: dict[str, Any]) -> dict[str, Any]:
+    """Add the fields that a saved config lacks, with their defaults."""
+
+    def fill(default, saved):
+        if not isinstance(default, dict):
+            return saved
+        return default | {name: fill(default.get(name), value) for name, value in saved.items()}
+
+    return fill(json.loads(json.dumps(config_lib.default().to_dict())), config)
+
+
 def _relevant(config: dict[str, Any], task: str) -> dict[str, Any]:
     others = {name for sections in _SECTIONS.values() for name in sections} - set(_SECTIONS.get(task, ()))
-    kept = {name: value for name, value in config.items() if name not in ("sample", "feeding")}
+    kept = {name: value for name, value in config.items() if name not in _FREE_SECTIONS}
     if task in _SECTIONS:
         kept = {name: value for name, value in kept.items() if name not in others}
     train = config["train"][task] if task in config["train"] else config["train"]
@@ -159,6 +216,8 @@ def latest_step(workdir_task: str | Path) -> int | None:
 def load_params(workdir_task: str | Path, which: str = "ema_params") -> tuple[Any, ConfigDict]:
     """Load the parameters of the newest checkpoint, and the config it was made with; writes nothing.
 
+    Fields that are newer than the checkpoint have their defaults in that config.
+
     Needs neither the model nor the optimizer; the arrays go to the default device, whatever mesh they came from.
 
     Args:
@@ -183,7 +242,8 @@ def load_params(workdir_task: str | Path, which: str = "ema_params") -> tuple[An
     )
     params = jax.tree.map(jnp.asarray, handler.restore(path / "state", args=args)[which])
     saved = json.loads((path / "config" / "metadata").read_text())
-    return params, ConfigDict({name: _tuples(value) for name, value in saved["config"].items()}).lock()
+    config = _with_defaults(saved["config"])
+    return params, ConfigDict({name: _tuples(value) for name, value in config.items()}).lock()
 
 
 def _tuples(value: Any) -> Any:

@@ -135,6 +135,14 @@ def default() -> ConfigDict:
         )
     )
     c.classifier = ConfigDict(dict(channels=(32, 64, 96, 128), dropout=0.2, mixup=0.3))
+    c.mesh = ConfigDict(
+        dict(
+            data=None,  # devices along this axis; None = all that the other two leave
+            fsdp=1,  # parameters, averages and optimizer state are split over these devices, and the batch too
+            tensor=1,  # matrices are split over these devices, the batch is not
+            min_shard_size=2**16,  # elements; smaller arrays cost more to gather than to keep everywhere
+        )
+    )
     c.train = ConfigDict()
     for task, batch, steps, lr in (
         ("mel_vae", 16, 2000, 1.5e-3),
@@ -159,7 +167,10 @@ def default() -> ConfigDict:
                 eval_every=250,  # steps
                 eval_batches=4,
                 save_every=500,  # steps
-                keep=2,  # checkpoints kept
+                keep=2,  # checkpoints kept, besides the best
+                accumulate=1,  # parts that a batch is split into, one after the other, for one update
+                dtype="float32",  # of the computation: float32 | bfloat16; parameters stay float32
+                remat=False,  # VAEs and diffusion: recompute blocks in the backward pass, to save memory
             )
         )
     return c.lock()  # a typo in configs/*.py fails
@@ -231,12 +242,23 @@ def validate(config: ConfigDict) -> None:
     s = config.sample
     need(1 <= s.steps <= d.num_steps, "sample.steps", s.steps, f"in [1, diffusion.num_steps = {d.num_steps}]")
     need(0 <= s.eta <= 1, "sample.eta", s.eta, "in [0, 1]")
+    m = config.mesh
+    for field in ("fsdp", "tensor", "min_shard_size"):
+        need(m[field] >= 1, f"mesh.{field}", m[field], "at least 1")
+    need(m.data is None or m.data >= 1, "mesh.data", m.data, "None or at least 1")
     for task in TASKS:
         t = config.train[task]
         need(t.batch_size >= 1, f"train.{task}.batch_size", t.batch_size, "at least 1")
         need(t.steps >= 1, f"train.{task}.steps", t.steps, "at least 1")
         need(t.lr > 0, f"train.{task}.lr", t.lr, "positive")
         need(0 <= t.ema_decay < 1, f"train.{task}.ema_decay", t.ema_decay, "in [0, 1)")
+        need(t.dtype in ("float32", "bfloat16"), f"train.{task}.dtype", t.dtype, "float32 or bfloat16")
+        whole = t.accumulate >= 1 and t.batch_size % t.accumulate == 0
+        need(whole, f"train.{task}.accumulate", t.accumulate, f"divides train.{task}.batch_size = {t.batch_size}")
+        if task in ("text_encoder", "classifier"):
+            need(not t.remat, f"train.{task}.remat", t.remat, "False: this network is not rematerialised")
+        if task == "classifier":
+            need(t.dtype == "float32", "train.classifier.dtype", t.dtype, "float32: this network has no other")
         for field in ("log_every", "eval_every", "save_every", "keep"):
             need(t[field] >= 1, f"train.{task}.{field}", t[field], "at least 1")
 

@@ -13,50 +13,32 @@ import numpy as np
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from dualspec_jax import compile_cache, networks
-from dualspec_jax.bundle import Bundle, flatten, load_bundle
-from dualspec_jax.checkpoint import Checkpoints, latest_step
+from dualspec_jax import compile_cache
+from dualspec_jax.bundle import Bundle, load_bundle
+from dualspec_jax.checkpoint import latest_step
 from dualspec_jax.command_line import run
 from dualspec_jax.config import validate
-from dualspec_jax.loop import train_keys
-from dualspec_jax.metrics_log import Window
-from dualspec_jax.models.text_encoder import CaptionHeads
-from dualspec_jax.optimizer import make_optimizer
-from dualspec_jax.spatial.sounds import labels
-from dualspec_jax.train_step import init_state
+from dualspec_jax.loop import make_keys, save_start
+from dualspec_jax.tasks import make_model
 
 TASKS = {"mel_vae": "mel_vae", "stft_vae": "stft_vae", "text_encoder": "text_encoder", "diffusion": "unet"}  # -> part
 
 
-def _abstract(config: ConfigDict, task: str) -> Any:
-    """Return the shapes of a part's parameters by the config."""
-    key, text = jax.random.key(0), config.text
-    if task == "diffusion":
-        x, one = jnp.zeros((1, *networks.latent_shape(config))), jnp.zeros(1)
-        features, mask = jnp.zeros((1, text.max_length, text.d_model)), jnp.ones((1, text.max_length), bool)
-        inputs = (key, x, one, features, mask, one, one > 0)
-        return jax.eval_shape(networks.make_unet(config.unet).init, *inputs)["params"]
-    if task == "text_encoder":
-        ids = jnp.zeros((1, text.max_length), jnp.int32)
-        return jax.eval_shape(networks.make_text_encoder(text).init, key, ids, ids > 0)["params"]
-    bands = config.audio.n_mels if task == "mel_vae" else config.audio.n_bins
-    model = networks.make_vae(config[task])
-    x = jnp.zeros((1, config.data.crop_frames, bands, model.in_channels))
-    return jax.eval_shape(model.init, key, x, key)["params"]
-
-
 def _check_shapes(config: ConfigDict, bundle: Bundle, task: str) -> None:
-    wanted = {
-        "/".join(k.key for k in path): x.shape
-        for path, x in jax.tree_util.tree_flatten_with_path(_abstract(config, task))[0]
-    }
-    found = {name: x.shape for name, x in flatten(bundle.params[TASKS[task]]).items()}
+    abstract = jax.eval_shape(make_model(config, task).init, jax.random.key(0))
+    wanted = _shapes(abstract["encoder"] if task == "text_encoder" else abstract)
+    found = _shapes(bundle.params[TASKS[task]])
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):
             raise ValueError(
                 f"bundle = {str(bundle.path)!r}: {task} parameter {name} has shape {found.get(name, 'none')}, "
                 f"the config makes {wanted.get(name, 'none')}; both must be of one size"
             )
+
+
+def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): x.shape for path, x in leaves}
 
 
 def import_bundle(config: ConfigDict, workdir: Path, bundle: Bundle) -> None:
@@ -78,17 +60,10 @@ def import_bundle(config: ConfigDict, workdir: Path, bundle: Bundle) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     for task, part in TASKS.items():
         params = jax.tree.map(jnp.asarray, bundle.params[part])
-        init_key, base_key, _ = train_keys(config.seed)
         if task == "text_encoder":
-            features = jnp.zeros((1, config.text.max_length, config.text.d_model))
-            heads = CaptionHeads(len(labels())).init(init_key, features, jnp.ones(features.shape[:2], bool))
-            params = {"encoder": params, "heads": heads["params"]}
-        c = config.train[task]
-        tx, _ = make_optimizer(c)
-        state = init_state(lambda key, params=params: params, tx, init_key)
-        checkpoints = Checkpoints(workdir / task, config, task, c.keep)
-        checkpoints.save(0, state, {"iterator": None, "window": Window().sums}, base_key)
-        checkpoints.close()
+            heads = make_model(config, task).init(make_keys(config.seed)[0])["heads"]
+            params = {"encoder": params, "heads": heads}
+        save_start(config, task, workdir, params)
     partial = tokenizer_path.with_suffix(".partial")
     partial.write_bytes((bundle.path / "tokenizer.json").read_bytes())
     partial.replace(tokenizer_path)

@@ -9,25 +9,21 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from dualspec_jax.checkpoint import Checkpoints
+from dualspec_jax.checkpoint import BestCheckpoint, Checkpoints
 from dualspec_jax.metrics_log import Clock, MetricsLog, Window
 from dualspec_jax.optimizer import make_optimizer
 from dualspec_jax.picture import save_png
-from dualspec_jax.sharding import batch_sharding, infer_sharding, make_mesh, place_batch, replicated
+from dualspec_jax.sharding import batch_sharding, gather, infer_sharding, make_mesh, place, place_batch, replicated
 from dualspec_jax.signals import StopSignals
 from dualspec_jax.train_step import TrainState, init_state, make_train_step
-
-
-def train_keys(seed: int) -> jax.Array:
-    """Return the keys of a training [3]: of the initial parameters, of the steps, of the evaluations."""
-    return jax.random.split(jax.random.key(seed), 3)
 
 
 def train(config: ConfigDict, task: Any, workdir: str | Path, stop_after: int | None = None) -> TrainState:
     """Train a task to config.train[task.name].steps, from its newest checkpoint if there is one.
 
     Writes to <workdir>/<task>: `checkpoints/`, `metrics.jsonl`, TensorBoard events and `pictures/`. A run that was
-    stopped goes on from its exact position: same next batch, same key, same running sums. On SIGTERM or SIGINT it saves
+    stopped goes on from its exact position: same next batch, same key, same running sums. The state with the lowest
+    `task.error` so far is kept in `best/`, in the same form. On SIGTERM or SIGINT it saves
     and leaves with SystemExit 143 or 130 after the step, compilation or picture that is under way.
 
     Args:
@@ -43,17 +39,19 @@ def train(config: ConfigDict, task: Any, workdir: str | Path, stop_after: int | 
     c = config.train[task.name]
     folder = Path(workdir) / task.name
     tx, schedule = make_optimizer(c)
-    mesh = make_mesh(c.batch_size)
-    init_key, base_key, eval_key = train_keys(config.seed)
+    mesh = mesh_of(config, task.name)
+    init_key, base_key, eval_key = make_keys(config.seed)
 
     def init(key):
         return init_state(task.init, tx, key)
 
     abstract = jax.eval_shape(init, init_key)
-    shardings = infer_sharding(abstract, mesh)
+    shardings = infer_sharding(abstract, mesh, config.mesh.min_shard_size)
+    frozen_shardings = infer_sharding(task.frozen, mesh, config.mesh.min_shard_size)
+    frozen = place(task.frozen, frozen_shardings)
     train_step = jax.jit(
-        make_train_step(task.loss_fn, tx, c.ema_decay),
-        in_shardings=(shardings, batch_sharding(mesh), replicated(mesh)),
+        make_train_step(task.loss_fn, tx, c.ema_decay, c.accumulate),
+        in_shardings=(shardings, batch_sharding(mesh), replicated(mesh), *frozen_shardings),
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
     )
@@ -61,6 +59,7 @@ def train(config: ConfigDict, task: Any, workdir: str | Path, stop_after: int | 
 
     batches = iter(task.make_batches("train", True, config.seed))
     checkpoints = Checkpoints(folder, config, task.name, c.keep)
+    best = BestCheckpoint(folder, config, task.name)
     sharded = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
     restored = checkpoints.restore_latest(sharded)
     if restored is None:
@@ -68,7 +67,7 @@ def train(config: ConfigDict, task: Any, workdir: str | Path, stop_after: int | 
     else:
         state, base_key = restored.state, restored.key
         step, window = int(state.step), Window(restored.position["window"])
-        if restored.position["iterator"] is not None:  # None: parameters of a bundle, no batch was read yet
+        if restored.position["iterator"] is not None:  # None: parameters of elsewhere, no batch was read yet
             batches.set_state(restored.position["iterator"])
     last = c.steps if stop_after is None else min(c.steps, step + stop_after)
     log = MetricsLog(folder, step, write=jax.process_index() == 0)
@@ -117,11 +116,12 @@ def train(config: ConfigDict, task: Any, workdir: str | Path, stop_after: int | 
                         position = {"iterator": batches.get_state(), "window": window.sums}
                         checkpoints.save(step, state, position, base_key)
                     if evaluating and not interrupted:
-                        metrics, first = evaluate(config, task, eval_fn, state.ema_params, mesh, eval_key, signals)
+                        metrics, first = evaluate(config, task, eval_fn, state, mesh, eval_key, frozen, signals)
                         if signals.at_once:
                             continue  # to stop at this very step; the resumed run evaluates
                         draw(task, state.ema_params, first, eval_key, folder / "pictures", step)
                         log.valid(step, metrics)
+                        best.offer(step, state, task.error(metrics), base_key)
                     clock.restart()
                 if stopping:
                     break
@@ -130,13 +130,14 @@ def train(config: ConfigDict, task: Any, workdir: str | Path, stop_after: int | 
                         batch = place_batch(next(batches), mesh)
                     except StopIteration:
                         raise ValueError(f"{task.name}: the training data ended after {step} batches") from None
-                state, metrics = train_step(state, batch, base_key)
+                state, metrics = train_step(state, batch, base_key, *frozen)
                 step += 1
                 clock.steps += 1
                 fetch()
                 pending = (step, metrics)
         finally:
             checkpoints.close()
+            best.close()
             batches.close()
             log.close()
     if signals.number:
@@ -146,8 +147,26 @@ def train(config: ConfigDict, task: Any, workdir: str | Path, stop_after: int | 
     return state
 
 
+def make_keys(seed: int) -> jax.Array:
+    """Return the keys of a training: for the parameters, the steps and the evaluations."""
+    return jax.random.split(jax.random.key(seed), 3)
+
+
+def mesh_of(config: ConfigDict, task: str) -> jax.sharding.Mesh:
+    """Return the mesh of `config.mesh` for the batches of a task."""
+    c, m = config.train[task], config.mesh
+    return make_mesh(c.batch_size // c.accumulate, m.fsdp, m.tensor, data=m.data)
+
+
 def evaluate(
-    config: ConfigDict, task: Any, eval_fn: Any, ema_params: Any, mesh: Any, key: jax.Array, signals: StopSignals
+    config: ConfigDict,
+    task: Any,
+    eval_fn: Any,
+    state: TrainState,
+    mesh: Any,
+    key: jax.Array,
+    frozen: tuple,
+    signals: StopSignals,
 ) -> tuple[dict[str, float], Any]:
     """Return the mean metrics over the first validation batches, and the first batch; the same keys every time.
 
@@ -163,7 +182,7 @@ def evaluate(
         if batch is None or signals.at_once:
             break
         first = batch if first is None else first
-        metrics = eval_fn(ema_params, place_batch(batch, mesh), jax.random.fold_in(key, i))
+        metrics = eval_fn(state.ema_params, place_batch(batch, mesh), jax.random.fold_in(key, i), *frozen)
         window.add({name: float(value) for name, value in jax.device_get(metrics).items()})
     batches.close()
     if first is None and not signals.at_once:
@@ -173,9 +192,20 @@ def evaluate(
 
 def draw(task: Any, ema_params: Any, batch: Any, key: jax.Array, folder: Path, step: int) -> None:
     """Save the task's pictures as <folder>/<name>_<step>.png, from the first process only."""
-    if task.pictures is None or jax.process_index() != 0:
+    if task.pictures is None:
         return
-    if jax.process_count() > 1:  # a program over the devices of all processes cannot be run by one of them
-        ema_params = jax.device_get(ema_params)
+    ema_params = gather(ema_params)  # a program over the devices of all processes cannot be run by one of them
+    if jax.process_index() != 0:
+        return
     for name, image in task.pictures(ema_params, batch, key).items():
         save_png(folder / f"{name}_{step}.png", image)
+
+
+def save_start(config: ConfigDict, task: str, workdir: Path, params: Any) -> None:
+    """Write parameters that come from elsewhere as the checkpoint of step 0; the optimizer starts afresh."""
+    c = config.train[task]
+    init_key, base_key, _ = make_keys(config.seed)
+    state = init_state(lambda key: params, make_optimizer(c)[0], init_key)
+    checkpoints = Checkpoints(workdir / task, config, task, c.keep)
+    checkpoints.save(0, state, {"iterator": None, "window": None}, base_key)
+    checkpoints.close()

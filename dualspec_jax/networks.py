@@ -9,11 +9,11 @@ from dualspec_jax.models.unet import UNet
 from dualspec_jax.models.vae import AutoencoderKL
 
 
-def make_vae(section: ConfigDict, dtype: jnp.dtype = jnp.float32) -> AutoencoderKL:
+def make_vae(section: ConfigDict, dtype: jnp.dtype = jnp.float32, remat: bool = False) -> AutoencoderKL:
     """Return the autoencoder of `config.mel_vae` or `config.stft_vae`."""
     fields = ("in_channels", "patch", "channels", "strides", "layers_per_block", "latent_channels", "norm_groups")
     fields += ("mid_attention", "input_mean", "input_std")
-    return AutoencoderKL(**{name: _frozen(section[name]) for name in fields}, dtype=dtype)
+    return AutoencoderKL(**{name: _frozen(section[name]) for name in fields}, dtype=dtype, remat=remat)
 
 
 def make_latent_encoder(config: ConfigDict):
@@ -35,9 +35,9 @@ def make_text_encoder(section: ConfigDict, dtype: jnp.dtype = jnp.float32) -> T5
     return T5Encoder(**{name: section[name] for name in fields}, dtype=dtype)
 
 
-def make_unet(section: ConfigDict, dtype: jnp.dtype = jnp.float32) -> UNet:
+def make_unet(section: ConfigDict, dtype: jnp.dtype = jnp.float32, remat: bool = False) -> UNet:
     """Return the denoiser of `config.unet`."""
-    return UNet(**{name: _frozen(value) for name, value in section.items()}, dtype=dtype)
+    return UNet(**{name: _frozen(value) for name, value in section.items()}, dtype=dtype, remat=remat)
 
 
 def make_classifier(section: ConfigDict, num_labels: int) -> EventClassifier:

@@ -1,6 +1,7 @@
 """Mesh, batch and state shardings; the only file that knows mesh axis names."""
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,17 +11,28 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 AXES = ("data", "fsdp", "tensor")
 MIN_SHARD_SIZE = 2**16  # elements; smaller arrays cost more to gather than to keep everywhere
 
+# Layers that read what a layer split over "tensor" has made: their inputs are split, so that the two need one sum
+# between them and no gathering (Shoeybi et al. 2019, arXiv:1909.08053). All other layers split their outputs.
+_SPLIT_INPUT = re.compile(r"to_out|ff_out|conv2|linear_2|time_linear_2|layer_\d+_(o|wo)")
 
-def make_mesh(batch_size: int, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+
+def make_mesh(
+    batch_size: int,
+    fsdp: int = 1,
+    tensor: int = 1,
+    devices: Sequence[jax.Device] | None = None,
+    data: int | None = None,
+) -> Mesh:
     """Return a mesh ("data", "fsdp", "tensor") over the devices of all processes.
 
     The batch is split over "data" and "fsdp". On a single process where it does not divide, the mesh takes fewer
     devices.
 
     Args:
-      batch_size: examples of a batch, in all processes together.
-      fsdp, tensor: devices along these axes; the others go to "data".
+      batch_size: examples of a batch, in all processes together (of one part, where gradients are accumulated).
+      fsdp, tensor: devices along these axes.
       devices: default: all of them.
+      data: devices along this axis; None = all the others. On a single process, the first ones are taken.
 
     Raises:
       ValueError: the axes do not fit the devices, or the batch the axes.
@@ -30,10 +42,12 @@ def make_mesh(batch_size: int, fsdp: int = 1, tensor: int = 1, devices: Sequence
         raise ValueError(f"fsdp = {fsdp}, tensor = {tensor}: their product must divide the {len(devices)} devices")
     if batch_size % fsdp:
         raise ValueError(f"batch_size = {batch_size}: must be a multiple of fsdp = {fsdp}")
-    data = len(devices) // (fsdp * tensor)
-    fitting = math.gcd(batch_size // fsdp, data)
-    if fitting != data and jax.process_count() > 1:
-        raise ValueError(f"batch_size = {batch_size}: must be a multiple of data * fsdp = {data * fsdp}")
+    free = len(devices) // (fsdp * tensor)
+    if data is not None and (data > free or (data < free and jax.process_count() > 1)):
+        raise ValueError(f"data = {data}: data * fsdp * tensor must be the {len(devices)} devices")
+    fitting = math.gcd(batch_size // fsdp, free) if data is None else data
+    if batch_size % (fitting * fsdp) or (fitting != free and jax.process_count() > 1):
+        raise ValueError(f"batch_size = {batch_size}: must be a multiple of data * fsdp = {(data or free) * fsdp}")
     devices = devices[: fitting * fsdp * tensor]
     return jax.make_mesh((fitting, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
@@ -49,24 +63,41 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def infer_sharding(abstract: Any, mesh: Mesh, min_size: int = MIN_SHARD_SIZE) -> Any:
-    """Return a sharding for each array: its largest divisible axis goes on "fsdp".
+    """Return a sharding for each array, from its shape and its layer's name; models stay unaware of the mesh.
 
-    Arrays of fewer than `min_size` elements, and those with no divisible axis, are replicated. Among equal axes the
-    last wins. Models stay unaware of the mesh.
+    "tensor" takes the last axis (a layer's outputs) of arrays of two axes or more, or the one before (its inputs) in
+    the layers that read such outputs, if it divides. "fsdp" takes the largest divisible axis that is left; among equal
+    axes the last wins. Arrays of fewer than `min_size` elements, and those with no divisible axis, are replicated.
 
     Args:
-      abstract: tree of arrays or `jax.ShapeDtypeStruct`.
+      abstract: tree of arrays or `jax.ShapeDtypeStruct`: parameters, or a state whose parts have the same names.
     """
-    n = mesh.shape["fsdp"]
+    fsdp, tensor = mesh.shape["fsdp"], mesh.shape["tensor"]
 
-    def sharding(x) -> NamedSharding:
-        divisible = [i for i, size in enumerate(x.shape) if size % n == 0 and size > 0]
-        if n == 1 or math.prod(x.shape) < min_size or not divisible:
+    def sharding(path, x) -> NamedSharding:
+        spec = [None] * len(x.shape)
+        if math.prod(x.shape) < min_size:
             return replicated(mesh)
-        axis = max(divisible, key=lambda i: (x.shape[i], i))
-        return NamedSharding(mesh, PartitionSpec(*(None,) * axis, "fsdp"))
+        if tensor > 1 and len(spec) > 1:
+            layer = str(getattr(path[-2], "key", "")) if len(path) > 1 else ""
+            axis = len(spec) - (2 if _SPLIT_INPUT.fullmatch(layer) else 1)
+            if x.shape[axis] % tensor == 0 and x.shape[axis] > 0:
+                spec[axis] = "tensor"
+        divisible = [i for i, size in enumerate(x.shape) if spec[i] is None and size % fsdp == 0 and size > 0]
+        if fsdp > 1 and divisible:
+            spec[max(divisible, key=lambda i: (x.shape[i], i))] = "fsdp"
+        while spec and spec[-1] is None:
+            spec.pop()
+        return NamedSharding(mesh, PartitionSpec(*spec))
 
-    return jax.tree.map(sharding, abstract)
+    return jax.tree_util.tree_map_with_path(sharding, abstract)
+
+
+def place(tree: Any, shardings: Any) -> Any:
+    """Put NumPy arrays, the same in every process, on the devices of all processes."""
+    if jax.process_count() > 1:
+        return jax.tree.map(lambda x, s: jax.make_array_from_callback(x.shape, s, x.__getitem__), tree, shardings)
+    return jax.device_put(tree, shardings)
 
 
 def place_batch(batch: Any, mesh: Mesh) -> Any:
@@ -75,7 +106,22 @@ def place_batch(batch: Any, mesh: Mesh) -> Any:
     With several processes, each has read the same whole batch and gives its own part of it: positions and results do
     not depend on how many there are, at the price of reading everything everywhere.
     """
-    sharding = batch_sharding(mesh)
-    if jax.process_count() > 1:
-        return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, x.__getitem__), batch)
-    return jax.device_put(batch, sharding)
+    return place(batch, jax.tree.map(lambda _: batch_sharding(mesh), batch))
+
+
+def gather(tree: Any) -> Any:
+    """Return whole arrays that this process can use alone; every process must call it, each gets all."""
+    if jax.process_count() == 1:
+        return tree
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def bytes_per_device(tree: Any) -> int:
+    """Return the bytes of a tree on the device that holds most of it.
+
+    Args:
+      tree: arrays, or `jax.ShapeDtypeStruct` with shardings.
+    """
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))

@@ -23,10 +23,28 @@ from dualspec_jax.models.text_encoder import CaptionHeads
 from dualspec_jax.ops.mel import sum_ears
 from dualspec_jax.picture import spectrogram_image
 from dualspec_jax.spatial.captions import make_caption
-from dualspec_jax.spatial.sounds import event_wordings
+from dualspec_jax.spatial.sounds import event_wordings, labels
 from dualspec_jax.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 
 PICTURES = 4  # clips shown at each evaluation
+
+
+class Model(NamedTuple):
+    """What a task computes, without its data: for training, planning and conversion.
+
+    Attributes:
+      init: key -> params.
+      loss_fn: (params, batch, key, *frozen) -> (loss, metrics), for training.
+      init_frozen: key -> trees of arrays that the loss reads and that are not trained.
+      batch: {field: jax.ShapeDtypeStruct} of one example, without the batch axis.
+      network: the linen module that is trained, in the task's compute dtype.
+    """
+
+    init: Callable
+    loss_fn: Callable
+    init_frozen: Callable
+    batch: dict[str, jax.ShapeDtypeStruct]
+    network: Any
 
 
 class Task(NamedTuple):
@@ -34,10 +52,12 @@ class Task(NamedTuple):
 
     Attributes:
       init: key -> params.
-      loss_fn: (params, batch, key) -> (loss, metrics), for training.
-      eval_fn: (params, batch, key) -> metrics, on validation batches with the averaged parameters.
+      loss_fn: (params, batch, key, *frozen) -> (loss, metrics), for training.
+      eval_fn: (params, batch, key, *frozen) -> metrics, on validation batches with the averaged parameters.
       make_batches: (split, train, seed) -> Grain iterable of NumPy batches.
       pictures: (params, batch, key) -> {name: uint8 image}; None where there is nothing to look at.
+      frozen: trees of NumPy arrays that the losses read and that are not trained.
+      error: metrics of an evaluation -> what the best checkpoint has least of.
     """
 
     name: str
@@ -46,6 +66,8 @@ class Task(NamedTuple):
     eval_fn: Callable
     make_batches: Callable
     pictures: Callable | None
+    frozen: tuple = ()
+    error: Callable = lambda metrics: metrics["loss"]
 
 
 def make_task(config: ConfigDict, name: str, workdir: str | Path) -> Task:
@@ -59,6 +81,26 @@ def make_task(config: ConfigDict, name: str, workdir: str | Path) -> Task:
     return globals()[f"_{name}_task"](config, Path(workdir))
 
 
+def make_model(config: ConfigDict, name: str) -> Model:
+    """Build what a task computes; needs no files.
+
+    Raises:
+      ValueError: unknown task, or the classifier, whose size depends on the data set.
+    """
+    if name not in MODELS:
+        raise ValueError(f"task = {name!r}: must be one of {', '.join(MODELS)}")
+    return MODELS[name](config)
+
+
+def _shape(*shape: int, dtype=jnp.float32) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def _no_frozen(key):
+    del key
+    return ()
+
+
 def _scene_batches(config: ConfigDict, workdir: Path, task: str) -> Callable:
     def batches(split, train, seed):
         data_dir = config.data.data_dir or workdir / "tfds"
@@ -67,19 +109,32 @@ def _scene_batches(config: ConfigDict, workdir: Path, task: str) -> Callable:
     return batches
 
 
-def _vae_task(config: ConfigDict, workdir: Path, name: str, field: str, bands: int, loss_of, errors_of) -> Task:
-    model = networks.make_vae(config[name])
+def _vae_model(config: ConfigDict, name: str) -> Model:
+    v, t = config[name], config.train[name]
+    network = networks.make_vae(v, jnp.dtype(t.dtype), t.remat)
+    bands = config.audio.n_mels if name == "mel_vae" else config.audio.n_bins
+    example = _shape(config.data.crop_frames, bands, v.in_channels)
 
     def init(key):
-        x = jnp.zeros((1, config.data.crop_frames, bands, model.in_channels))
-        return model.init(key, x, key)["params"]
+        return network.init(key, jnp.zeros((1, *example.shape)), key)["params"]
 
     def apply(params, x, key):
-        return model.apply({"params": params}, x, key)
+        return network.apply({"params": params}, x, key)
+
+    if name == "mel_vae":
+        loss_fn = losses.mel_vae_loss(apply, v.kl_weight, v.diff_weight)
+    else:
+        loss_fn = losses.stft_vae_loss(apply, v.kl_weight, v.level_weight, v.cue_weight)
+    return Model(init, loss_fn, _no_frozen, {name.removesuffix("_vae"): example}, network)
+
+
+def _vae_task(config: ConfigDict, workdir: Path, name: str, errors_of: Callable, error: str) -> Task:
+    model = _vae_model(config, name)
+    (field,) = model.batch
 
     def reconstruct(params, x):
-        mu, _ = model.apply({"params": params}, x, method="encode")
-        return model.apply({"params": params}, mu, method="decode")
+        mu, _ = model.network.apply({"params": params}, x, method="encode")
+        return model.network.apply({"params": params}, mu, method="decode")
 
     def eval_fn(params, batch, key):
         del key
@@ -91,19 +146,16 @@ def _vae_task(config: ConfigDict, workdir: Path, name: str, field: str, bands: i
         output = np.asarray(jax.jit(reconstruct)(params, target))
         return {f"clip_{i}": spectrogram_image(output[i][..., :2], target[i][..., :2]) for i in range(len(target))}
 
-    return Task(name, init, loss_of(apply), eval_fn, _scene_batches(config, workdir, name), pictures)
+    batches = _scene_batches(config, workdir, name)
+    return Task(name, model.init, model.loss_fn, eval_fn, batches, pictures, error=lambda metrics: metrics[error])
 
 
 def _mel_vae_task(config: ConfigDict, workdir: Path) -> Task:
-    v = config.mel_vae
-    loss_of = lambda apply: losses.mel_vae_loss(apply, v.kl_weight, v.diff_weight)
-    return _vae_task(config, workdir, "mel_vae", "mel", config.audio.n_mels, loss_of, losses.mel_errors)
+    return _vae_task(config, workdir, "mel_vae", losses.mel_errors, "log_mel_l1")
 
 
 def _stft_vae_task(config: ConfigDict, workdir: Path) -> Task:
-    v = config.stft_vae
-    loss_of = lambda apply: losses.stft_vae_loss(apply, v.kl_weight, v.level_weight, v.cue_weight)
-    return _vae_task(config, workdir, "stft_vae", "stft", config.audio.n_bins, loss_of, losses.stft_errors)
+    return _vae_task(config, workdir, "stft_vae", losses.stft_errors, "coherence_weighted")
 
 
 def get_tokenizer(config: ConfigDict, workdir: Path) -> Tokenizer:
@@ -123,27 +175,39 @@ def get_tokenizer(config: ConfigDict, workdir: Path) -> Tokenizer:
     return load_tokenizer(path)
 
 
-def _text_encoder_task(config: ConfigDict, workdir: Path) -> Task:
-    encoder = networks.make_text_encoder(config.text)
-    data_dir = config.data.data_dir or workdir / "tfds"
-    heads = CaptionHeads(len(known_labels(config, data_dir)))
-    tokenizer = get_tokenizer(config, workdir)
+def _text_encoder_model(config: ConfigDict, num_labels: int | None = None) -> Model:
+    encoder = networks.make_text_encoder(config.text, jnp.dtype(config.train.text_encoder.dtype))
+    heads = CaptionHeads(len(labels()) if num_labels is None else num_labels)
+    length = config.text.max_length
 
     def init(key):
-        ids = jnp.zeros((1, config.text.max_length), jnp.int32)
+        ids = jnp.zeros((1, length), jnp.int32)
         mask = jnp.ones(ids.shape, bool)
         encoder_params = encoder.init(key, ids, mask)["params"]
-        features = jnp.zeros((1, config.text.max_length, config.text.d_model))
+        features = jnp.zeros((1, length, config.text.d_model))
         return {"encoder": encoder_params, "heads": heads.init(key, features, mask)["params"]}
 
     def apply(params, token_ids, text_mask):
         features = encoder.apply({"params": params["encoder"]}, token_ids, text_mask)
         return heads.apply({"params": params["heads"]}, features, text_mask)
 
-    loss_fn = losses.text_encoder_loss(apply)
+    batch = {
+        "token_ids": _shape(length, dtype=jnp.int32),
+        "text_mask": _shape(length, dtype=jnp.bool_),
+        "label": _shape(dtype=jnp.int32),
+        "azimuth_deg": _shape(),
+        "has_direction": _shape(dtype=jnp.bool_),
+    }
+    return Model(init, losses.text_encoder_loss(apply), _no_frozen, batch, encoder)
+
+
+def _text_encoder_task(config: ConfigDict, workdir: Path) -> Task:
+    data_dir = config.data.data_dir or workdir / "tfds"
+    model = _text_encoder_model(config, len(known_labels(config, data_dir)))
+    tokenizer = get_tokenizer(config, workdir)
 
     def eval_fn(params, batch, key):
-        loss, metrics = loss_fn(params, batch, key)
+        loss, metrics = model.loss_fn(params, batch, key)
         return metrics | {"loss": loss}
 
     def batches(split, train, seed):
@@ -151,7 +215,7 @@ def _text_encoder_task(config: ConfigDict, workdir: Path) -> Task:
             config, "text_encoder", split, seed=seed, data_dir=data_dir, tokenizer=tokenizer, train=train
         )
 
-    return Task("text_encoder", init, loss_fn, eval_fn, batches, None)
+    return Task("text_encoder", model.init, model.loss_fn, eval_fn, batches, None)
 
 
 def _classifier_task(config: ConfigDict, workdir: Path) -> Task:
@@ -175,7 +239,8 @@ def _classifier_task(config: ConfigDict, workdir: Path) -> Task:
         return {"accuracy": jnp.mean(jnp.argmax(logits, axis=-1) == batch["label"])}
 
     loss_fn = losses.classifier_loss(apply, num_labels, config.classifier.mixup)
-    return Task("classifier", init, loss_fn, eval_fn, _scene_batches(config, workdir, "classifier"), None)
+    batches = _scene_batches(config, workdir, "classifier")
+    return Task("classifier", init, loss_fn, eval_fn, batches, None, error=lambda metrics: -metrics["accuracy"])
 
 
 def _load(workdir: Path, task: str) -> Any:
@@ -183,6 +248,55 @@ def _load(workdir: Path, task: str) -> Any:
         return load_params(workdir / task)[0]
     except (ValueError, FileNotFoundError) as e:
         raise ValueError(f"workdir = {str(workdir)!r}: no trained {task} there; run --task {task} first ({e})") from e
+
+
+def _diffusion_model(config: ConfigDict, latent_mean=0.0, latent_std=1.0) -> Model:
+    d, dtype = config.diffusion, jnp.dtype(config.train.diffusion.dtype)
+    unet = networks.make_unet(config.unet, dtype, config.train.diffusion.remat)
+    encoder = networks.make_text_encoder(config.text, dtype)
+    latent, length = _shape(*networks.latent_shape(config)), config.text.max_length
+
+    def init(key):
+        x = jnp.zeros((1, *latent.shape))
+        text = jnp.zeros((1, length, config.text.d_model))
+        one = jnp.zeros(1)
+        return unet.init(key, x, one, text, jnp.ones(text.shape[:2], bool), one, one > 0)["params"]
+
+    def init_frozen(key):
+        ids = jnp.zeros((1, length), jnp.int32)
+        return (encoder.init(key, ids, jnp.ones(ids.shape, bool))["params"],)
+
+    def denoiser(params, x_t, t, text_emb, text_mask, azimuth_deg, has_azimuth):
+        return unet.apply({"params": params}, x_t, t, text_emb, text_mask, azimuth_deg, has_azimuth)
+
+    def loss_fn(params, batch, key, encoder_params):
+        def text_features(token_ids, text_mask):
+            return jax.lax.stop_gradient(encoder.apply({"params": encoder_params}, token_ids, text_mask))
+
+        loss_of = losses.diffusion_loss(
+            denoiser,
+            text_features,
+            make_alpha_bar(d.schedule, d.num_steps),
+            prediction=d.prediction,
+            min_snr_gamma=d.min_snr_gamma,
+            channel_weight=_per_channel(config, d.mel_weight, d.stft_weight),
+            latent_mean=latent_mean,
+            latent_std=latent_std,
+        )
+        return loss_of(params, batch, key)
+
+    batch = {
+        "token_ids": _shape(length, dtype=jnp.int32),
+        "text_mask": _shape(length, dtype=jnp.bool_),
+        "latent": latent,
+        "azimuth_deg": _shape(),
+        "has_azimuth": _shape(dtype=jnp.bool_),
+    }
+    return Model(init, loss_fn, init_frozen, batch, unet)
+
+
+def _per_channel(config: ConfigDict, mel: float, stft: float) -> np.ndarray:
+    return np.repeat(np.float32([mel, stft]), [config.mel_vae.latent_channels, config.stft_vae.latent_channels])
 
 
 def _diffusion_task(config: ConfigDict, workdir: Path) -> Task:
@@ -193,40 +307,15 @@ def _diffusion_task(config: ConfigDict, workdir: Path) -> Task:
     meta = json.loads(meta_path.read_text())
     mean, std = np.asarray(meta["mean"], np.float32), np.asarray(meta["std"], np.float32)
     tokenizer = get_tokenizer(config, workdir)
-    encoder = networks.make_text_encoder(config.text)
-    encoder_params = _load(workdir, "text_encoder")["encoder"]
+    encoder_params = jax.device_get(_load(workdir, "text_encoder")["encoder"])
     mel_vae, mel_params = networks.make_vae(config.mel_vae), _load(workdir, "mel_vae")
-    unet = networks.make_unet(config.unet)
+    encoder = networks.make_text_encoder(config.text)
+    model = _diffusion_model(config, mean, std)
     d = config.diffusion
-    alpha_bar = make_alpha_bar(d.schedule, d.num_steps)
     n_mel = config.mel_vae.latent_channels
 
-    def text_features(token_ids, text_mask):
-        return jax.lax.stop_gradient(encoder.apply({"params": encoder_params}, token_ids, text_mask))
-
-    def init(key):
-        x = jnp.zeros((1, *networks.latent_shape(config)))
-        text = jnp.zeros((1, config.text.max_length, config.text.d_model))
-        one = jnp.zeros(1)
-        return unet.init(key, x, one, text, jnp.ones(text.shape[:2], bool), one, one > 0)["params"]
-
-    def denoiser(params, x_t, t, text_emb, text_mask, azimuth_deg, has_azimuth):
-        return unet.apply({"params": params}, x_t, t, text_emb, text_mask, azimuth_deg, has_azimuth)
-
-    channel_weight = np.repeat([d.mel_weight, d.stft_weight], [n_mel, config.stft_vae.latent_channels])
-    loss_fn = losses.diffusion_loss(
-        denoiser,
-        text_features,
-        alpha_bar,
-        prediction=d.prediction,
-        min_snr_gamma=d.min_snr_gamma,
-        channel_weight=channel_weight.astype(np.float32),
-        latent_mean=mean,
-        latent_std=std,
-    )
-
-    def eval_fn(params, batch, key):
-        loss, metrics = loss_fn(params, batch, key)
+    def eval_fn(params, batch, key, encoder_params):
+        loss, metrics = model.loss_fn(params, batch, key, encoder_params)
         return metrics | {"loss": loss}
 
     encode = None
@@ -247,12 +336,11 @@ def _diffusion_task(config: ConfigDict, workdir: Path) -> Task:
         )
 
     empty_ids, empty_mask = tokenizer.encode_batch([""] * PICTURES, config.text.max_length)
-    scale = np.repeat(
-        np.float32([config.sample.guidance_mel, config.sample.guidance_stft]), [n_mel, config.stft_vae.latent_channels]
-    )
+    scale = _per_channel(config, config.sample.guidance_mel, config.sample.guidance_stft)
 
     @jax.jit
-    def sample_mel(params, batch, key):
+    def sample_mel(params, encoder_params, mel_params, batch, key):
+        text_features = lambda ids, mask: encoder.apply({"params": encoder_params}, ids, mask)
         condition = {
             "text_emb": text_features(batch["token_ids"], batch["text_mask"]),
             "text_mask": batch["text_mask"],
@@ -266,14 +354,24 @@ def _diffusion_task(config: ConfigDict, workdir: Path) -> Task:
         }
         keys = jax.random.split(key, PICTURES)
         noise = jax.random.normal(key, batch["latent"].shape)
-        guided = guide(lambda x, t, **c: denoiser(params, x, t, **c), condition, null, scale)
+        denoiser = lambda x, t, **c: model.network.apply({"params": params}, x, t, **c)
+        guided = guide(denoiser, condition, null, scale)
+        alpha_bar = make_alpha_bar(d.schedule, d.num_steps)
         z = ddim_sample(guided, noise, keys, alpha_bar, steps=10, prediction=d.prediction)
         z = (z * std + mean)[..., :n_mel]
         return mel_vae.apply({"params": mel_params}, z, method="decode")
 
     def pictures(params, batch, key):
         first = {name: value[:PICTURES] for name, value in batch.items()}
-        output = np.asarray(sample_mel(params, first, key))
+        output = np.asarray(sample_mel(params, encoder_params, mel_params, first, key))
         return {f"sample_{i}": spectrogram_image(output[i]) for i in range(PICTURES)}
 
-    return Task("diffusion", init, loss_fn, eval_fn, batches, pictures)
+    return Task("diffusion", model.init, model.loss_fn, eval_fn, batches, pictures, frozen=(encoder_params,))
+
+
+MODELS = {
+    "mel_vae": functools.partial(_vae_model, name="mel_vae"),
+    "stft_vae": functools.partial(_vae_model, name="stft_vae"),
+    "text_encoder": _text_encoder_model,
+    "diffusion": _diffusion_model,
+}

@@ -1,15 +1,16 @@
 """Train one part: `python -m dualspec_jax.train --config configs/embedded.py --task mel_vae --workdir W`.
 
 The same command again goes on where the last one stopped. Any field can be given on the command line, for example
-`--config.train.diffusion.lr=2e-4`.
+`--config.train.diffusion.lr=2e-4`. On several hosts, the same command on each: see `distributed.py` and `launch/`.
 """
 
+import os
 from pathlib import Path
 
 from absl import flags, logging
 from ml_collections import config_flags
 
-from dualspec_jax import compile_cache
+from dualspec_jax import compile_cache, distributed
 from dualspec_jax.command_line import run
 from dualspec_jax.config import TASKS, validate
 
@@ -38,6 +39,7 @@ def main(argv: list[str]) -> None:
     validate(_CONFIG.value)
     logging.set_verbosity(logging.WARNING)  # Orbax reports every file it touches
     compile_cache.enable()
+    distributed.initialize(os.environ)
 
     from dualspec_jax.loop import train  # slow to import: mistakes above are told at once
     from dualspec_jax.tasks import make_task

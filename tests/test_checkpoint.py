@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from dualspec_jax import config as config_lib
-from dualspec_jax.checkpoint import Checkpoints, config_differences, latest_step, load_params
+from dualspec_jax.checkpoint import BestCheckpoint, Checkpoints, config_differences, latest_step, load_params
 from dualspec_jax.sharding import infer_sharding, make_mesh
 from dualspec_jax.train_step import init_state
 
@@ -100,6 +100,44 @@ def test_restore_onto_another_mesh(tmp_path):
     np.testing.assert_array_equal(state.params["dense"]["kernel"], 2.0)
 
 
+@pytest.mark.skipif(jax.device_count() != 4, reason="needs the four fake CPU devices of conftest.py")
+def test_any_mesh_and_device_count_restores_the_same_state(tmp_path):
+    abstract = jax.eval_shape(_state)
+
+    def sharded(mesh):
+        shardings = infer_sharding(abstract, mesh, min_size=1)
+        return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
+
+    saved = jax.device_put(_state(2.0), jax.tree.map(lambda x: x.sharding, sharded(make_mesh(8, fsdp=4))))
+    checkpoints = Checkpoints(tmp_path, config_lib.default(), "mel_vae", 1)
+    checkpoints.save(1, saved, POSITION, jax.random.key(0))
+    checkpoints.close()
+    for mesh in (
+        make_mesh(8, devices=jax.devices()[:1]),
+        make_mesh(8, fsdp=2, devices=jax.devices()[:2]),
+        make_mesh(8, fsdp=2, tensor=2),
+    ):
+        state = _restore(tmp_path, abstract=sharded(mesh)).state
+        jax.tree.map(np.testing.assert_array_equal, state, _state(2.0))
+        assert state.params["dense"]["kernel"].sharding.mesh.size == mesh.size
+
+
+def test_best_is_replaced_by_lower_errors_only(tmp_path):
+    def offer(errors):
+        best = BestCheckpoint(tmp_path, config_lib.default(), "mel_vae")
+        before = best.error
+        for step, error in errors.items():
+            best.offer(step, _state(float(step)), error, jax.random.key(0))
+        best.close()
+        return before
+
+    assert offer({1: 0.5, 2: 0.25, 3: 0.75}) == float("inf")
+    assert latest_step(tmp_path / "best") == 2
+    assert offer({4: 0.3}) == 0.25 and latest_step(tmp_path / "best") == 2
+    assert offer({1: 0.125}) == 0.25 and latest_step(tmp_path / "best") == 1  # a run that was resumed from before
+    np.testing.assert_array_equal(load_params(tmp_path / "best", "params")[0]["dense"]["kernel"], 1.0)
+
+
 def test_half_written_checkpoint_is_ignored_and_removed(tmp_path):
     _save(tmp_path, steps=(3,))
     leftover = tmp_path / "checkpoints" / "9.orbax-checkpoint-tmp"
@@ -136,6 +174,8 @@ def test_restoring_with_another_config_names_the_field(tmp_path, field, value, s
         ("train.mel_vae.lr", 0.5),
         ("train.mel_vae.log_every", 1),
         ("train.diffusion.batch_size", 1),
+        ("train.mel_vae.accumulate", 4),
+        ("mesh.fsdp", 2),
         ("unet.channels", (32, 64, 96)),
         ("sample.steps", 3),
         ("data.prefetch", 1),
@@ -184,12 +224,23 @@ def test_every_task_says_which_sections_matter():
     assert named < set(config_lib.default())
 
 
-def test_absent_field_is_named():
+@pytest.mark.parametrize("value", [1e-5, 1e-4])
+def test_field_newer_than_the_checkpoint_had_its_default_there(value):
     base = json.loads(json.dumps(config_lib.default().to_dict()))
     older = json.loads(json.dumps(base))
-    del older["audio"]["mel_floor"]
+    del older["audio"]["mel_floor"], older["mesh"]
+    base["audio"]["mel_floor"] = value
     differences = config_differences({"task": "mel_vae", "config": older}, {"task": "mel_vae", "config": base})
-    assert differences == ["audio.mel_floor: checkpoint '<absent>', config 1e-05"]
+    assert differences == ([] if value == 1e-5 else ["audio.mel_floor: checkpoint 1e-05, config 0.0001"])
+
+
+def test_config_of_an_older_checkpoint_has_the_newer_fields(tmp_path):
+    older = config_lib.default()
+    with older.unlocked():
+        del older.mesh, older.train.mel_vae.remat
+    _save(tmp_path, config=older)
+    assert _restore(tmp_path) is not None
+    assert load_params(tmp_path)[1] == config_lib.default()
 
 
 def test_load_params_needs_only_the_folder(tmp_path):

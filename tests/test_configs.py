@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from dualspec_jax import networks
+from dualspec_jax import config, networks
 from dualspec_jax.bundle import PARTS
 from dualspec_jax.config import validate
 
@@ -32,9 +32,20 @@ def test_docstring_says_how_to_run_it(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_config_is_valid(path):
+    validate(load(path).get_config())
+
+
+VARIANTS = ("base_s", "base_b", "base_l", "base_xl")  # of base; ten seconds each
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=pytest.mark.slow if path.stem in VARIANTS else ()) for path in FILES],
+    ids=lambda path: path.stem,
+)
 def test_models_have_their_shapes(path):
     c = load(path).get_config()
-    validate(c)
     a, b, key = c.audio, 2, jax.random.key(0)
     shape = jax.ShapeDtypeStruct
     t, f, channels = networks.latent_shape(c)
@@ -64,5 +75,9 @@ def test_models_have_their_shapes(path):
     mel = shape((b, a.n_frames, a.n_mels), jnp.float32)
     (logits, _), _ = jax.eval_shape(networks.make_classifier(c.classifier, 7).init_with_output, key, mel)
     assert logits.shape == (b, 7)
+    assert c.unet.channels != config.default().unet.channels or path.stem == "embedded"
+    if path.stem == "base":  # Tango's U-Net has 866 M
+        assert 0.99 < sizes["unet"] / 866e6 < 1.01
+        assert (t, f, channels) == (128, 16, 16)
     if path.stem == "embedded":  # shipped in the package as float16, at most 60 MB
         assert 2 * sum(sizes.values()) < 60e6

@@ -71,6 +71,8 @@ def test_writes_metrics_pictures_and_checkpoints(straight):
     assert sorted(path.name for path in (workdir / NAME / "pictures").iterdir()) == ["kernel_4.png", "kernel_6.png"]
     assert sorted(path.name for path in (workdir / NAME / "checkpoints").iterdir()) == ["4", "6"]
     assert list((workdir / NAME).glob("events.out.tfevents.*"))
+    errors = {line["step"]: line["valid/mse"] for line in lines if "valid/mse" in line}
+    assert latest_step(workdir / NAME / "best") == min(errors, key=errors.get)
 
 
 def test_logged_loss_is_the_mean_since_the_last_line(straight, tmp_path):
@@ -252,7 +254,7 @@ def _start(workdir, *arguments, devices=4):
     return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
 
 
-def _wait_for_line(workdir, process, deadline_s=60.0):
+def _wait_for_line(workdir, process, deadline_s=240.0):
     end = time.monotonic() + deadline_s
     log = workdir / NAME / "metrics.jsonl"
     while not (log.exists() and log.read_text()):
@@ -269,7 +271,7 @@ def test_signal_saves_and_resumes(tmp_path, number, status):
     _wait_for_line(stopped, process)
     process.send_signal(number)
     start = time.monotonic()
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == status, err
     assert time.monotonic() - start < 15
     assert "Traceback" not in err and "saved at step" in err
@@ -281,6 +283,28 @@ def test_signal_saves_and_resumes(tmp_path, number, status):
     _assert_same_run((resumed, stopped), (whole, tmp_path / "whole"))
 
 
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_again_and_again_it_goes_on_as_if_nothing_had_happened(tmp_path, kills):
+    """Every step is saved, in the background: most of these moments are during a save."""
+    killed, rng = tmp_path / "killed", np.random.default_rng(kills)
+    for _ in range(kills):
+        before = latest_step(killed / NAME) or 0
+        process = _start(killed, 5000, "--slow", 0.002, "--save_every", 1)
+        end = time.monotonic() + 240
+        while (latest_step(killed / NAME) or 0) <= before:
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0.0, 0.3))
+        process.kill()
+        process.communicate()
+    end = latest_step(killed / NAME) + 2
+    resumed = train(toy_config(steps=5000), toy_task(), killed, stop_after=2)
+    whole = train(toy_config(steps=5000), toy_task(), tmp_path / "whole", stop_after=end)
+    _assert_same_run((resumed, killed), (whole, tmp_path / "whole"))
+    assert latest_step(killed / NAME / "best") == latest_step(tmp_path / "whole" / NAME / "best")
+
+
 @pytest.mark.slow
 def test_two_processes_train_like_one(tmp_path, straight):
     with socket.socket() as s:
@@ -288,7 +312,7 @@ def test_two_processes_train_like_one(tmp_path, straight):
         address = f"localhost:{s.getsockname()[1]}"
     processes = [_start(tmp_path, 6, "--process", i, 2, address, devices=2) for i in range(2)]
     for process in processes:
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=300)
         assert process.returncode == 0, err
     for a, b in zip(_lines(tmp_path), _lines(straight[1]), strict=True):
         assert a == pytest.approx(b, rel=1e-5)  # gloo adds the processes' parts in another order

@@ -5,7 +5,16 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from dualspec_jax.sharding import batch_sharding, infer_sharding, make_mesh, place_batch, replicated
+from dualspec_jax.sharding import (
+    batch_sharding,
+    bytes_per_device,
+    gather,
+    infer_sharding,
+    make_mesh,
+    place,
+    place_batch,
+    replicated,
+)
 from dualspec_jax.train_step import init_state, make_train_step
 
 pytestmark = pytest.mark.skipif(jax.device_count() != 4, reason="needs the four fake CPU devices of conftest.py")
@@ -24,6 +33,7 @@ def test_mesh_axes_can_be_given():
     assert dict(make_mesh(8, fsdp=2).shape) == {"data": 2, "fsdp": 2, "tensor": 1}
     assert dict(make_mesh(8, fsdp=2, tensor=2).shape) == {"data": 1, "fsdp": 2, "tensor": 2}
     assert make_mesh(8, devices=jax.devices()[1:3]).size == 2
+    assert dict(make_mesh(8, fsdp=2, data=1).shape) == {"data": 1, "fsdp": 2, "tensor": 1}
 
 
 @pytest.mark.parametrize(
@@ -32,6 +42,8 @@ def test_mesh_axes_can_be_given():
         (dict(batch_size=8, fsdp=3), "must divide the 4 devices"),
         (dict(batch_size=8, fsdp=0), "must divide the 4 devices"),
         (dict(batch_size=3, fsdp=2), "batch_size = 3"),
+        (dict(batch_size=3, data=4), "batch_size = 3: must be a multiple of data \\* fsdp = 4"),
+        (dict(batch_size=8, fsdp=2, data=3), "data = 3"),
     ],
 )
 def test_mesh_that_does_not_fit_is_refused(arguments, message):
@@ -54,6 +66,29 @@ def test_largest_divisible_axis_is_sharded():
     assert specs["tie"] == P(None, "fsdp")
     assert specs["scalar"] == P()
     assert specs["prime"] == P()
+
+
+def test_tensor_axis_takes_outputs_and_then_the_inputs_of_what_reads_them():
+    mesh = make_mesh(8, fsdp=2, tensor=2)
+    block = {"conv1": {"kernel": _shape(3, 3, 8, 16), "bias": _shape(16)}, "conv2": {"kernel": _shape(3, 3, 16, 16)}}
+    block |= {"to_q": {"kernel": _shape(8, 8)}, "to_out": {"kernel": _shape(8, 8)}, "odd": {"kernel": _shape(4, 7)}}
+    block |= {"layer_11_wo": {"kernel": _shape(4, 6)}, "layer_11_wi_0": {"kernel": _shape(4, 6)}}
+    specs = jax.tree.map(lambda s: s.spec, infer_sharding({"params": block}, mesh, min_size=1))["params"]
+    assert specs["conv1"] == {"kernel": P(None, None, "fsdp", "tensor"), "bias": P("fsdp")}
+    assert specs["conv2"]["kernel"] == P(None, None, "tensor", "fsdp")
+    assert specs["to_q"]["kernel"] == P("fsdp", "tensor") and specs["to_out"]["kernel"] == P("tensor", "fsdp")
+    assert specs["odd"]["kernel"] == P("fsdp")
+    assert specs["layer_11_wi_0"]["kernel"] == P("fsdp", "tensor")
+    assert specs["layer_11_wo"]["kernel"] == P("tensor", "fsdp")
+
+
+def test_bytes_per_device_fall_with_fsdp():
+    tree = {"kernel": np.zeros((64, 64), np.float32), "bias": np.zeros(64, np.float32)}
+    for fsdp, expected in ((1, 64 * 65 * 4), (2, 64 * 32 * 4 + 64 * 4), (4, 64 * 16 * 4 + 64 * 4)):
+        placed = place(tree, infer_sharding(tree, make_mesh(8, fsdp=fsdp), min_size=65))
+        assert bytes_per_device(placed) == expected
+        assert sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(placed)) == expected
+        jax.tree.map(np.testing.assert_array_equal, gather(placed), tree)
 
 
 def test_small_arrays_are_replicated():
@@ -105,7 +140,9 @@ def test_sharded_training_equals_one_device(axes):
 
     one, many = run(make_mesh(8, devices=jax.devices()[:1])), run(make_mesh(8, **axes))
     if axes:
-        assert many.params["kernel"].addressable_shards[0].data.shape == (4, 4)
+        split = (4, 2) if "tensor" in axes else (4, 4)
+        for tree in (many.params, many.ema_params, optax.tree.get(many.opt_state, "mu")):
+            assert tree["kernel"].addressable_shards[0].data.shape == split
     # Sums over shards are taken in another order: some units in the last place, which Adam's division can enlarge.
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), jax.device_get(one), jax.device_get(many)

@@ -83,3 +83,37 @@ def test_jit_equals_no_jit():
     jitted, _ = jax.jit(step)(state, jnp.ones(3), jax.random.key(1))
     # Fused arithmetic rounds differently: a few units in the last place.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), plain, jitted)
+
+
+def test_accumulated_parts_give_the_update_of_the_whole_batch():
+    tx = optax.sgd(0.1)
+    batch = jnp.arange(24.0).reshape(8, 3)
+
+    def loss_fn(params, batch, key, shift):
+        del key
+        return jnp.mean((params["w"] - batch - shift) ** 2), {"mean": jnp.mean(batch)}
+
+    def update(accumulate):
+        state = init_state(_init, tx, jax.random.key(7))
+        step = make_train_step(loss_fn, tx, 0.5, accumulate)
+        return jax.jit(step)(state, batch, jax.random.key(0), jnp.ones(3))
+
+    (whole, metrics), (parts, metrics_of_parts) = update(1), update(4)
+    np.testing.assert_allclose(parts.params["w"], whole.params["w"], rtol=1e-6)
+    assert metrics.keys() == metrics_of_parts.keys() == {"loss", "mean", "grad_norm"}
+    for name, value in metrics.items():
+        np.testing.assert_allclose(metrics_of_parts[name], value, rtol=1e-6)
+
+
+def test_every_accumulated_part_has_its_own_examples_and_key():
+    def loss_fn(params, batch, key):
+        return jnp.sum(params["w"]) * 0.0, {"seen": jnp.sum(2.0**batch), "noise": jax.random.normal(key)}
+
+    tx = optax.sgd(0.1)
+    state = init_state(_init, tx, jax.random.key(7))
+    step = jax.jit(make_train_step(loss_fn, tx, 0.5, 2))
+    _, metrics = step(state, jnp.arange(6.0), jax.random.key(0))
+    key = jax.random.fold_in(jax.random.key(0), 0)
+    noises = [jax.random.normal(jax.random.fold_in(key, i)) for i in range(2)]
+    assert float(metrics["seen"]) == 63 / 2 and noises[0] != noises[1]
+    np.testing.assert_allclose(metrics["noise"], np.mean(noises), rtol=1e-6)

@@ -41,6 +41,8 @@ class UNet(nn.Module):
       freq_embedding: add a learned vector per frequency row after the first convolution.
       pooled_text: add the mean text feature to the time embedding, beside cross-attention.
       azimuth_token: join a token made of a numeric azimuth to the text tokens, where has_azimuth is true.
+      dtype: of the computation; parameters, norms' statistics, softmax and the output stay float32.
+      remat: in the backward pass, compute what is inside a block again instead of keeping it.
 
     Source: Rombach et al. 2022; Ghosal et al. 2023 (Tango, arXiv:2304.13731) for text-to-audio. The azimuth token,
     the pooled text and the frequency embedding are ours.
@@ -57,6 +59,7 @@ class UNet(nn.Module):
     azimuth_token: bool = True
     azimuth_harmonics: int = 4
     dtype: jnp.dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -84,14 +87,16 @@ class UNet(nn.Module):
             if self.pooled_text:
                 emb = emb + dense(width, "azimuth_proj")(token)
 
-        block = lambda i, name: ResBlock(self.channels[i], self.norm_groups, 1e-5, self.dtype, name=name)
-        attend = lambda name: TransformerBlock(self.head_dim, self.norm_groups, self.dtype, name=name)
+        res_block, transformer_block = (nn.remat(m) if self.remat else m for m in (ResBlock, TransformerBlock))
+        block = lambda i, name: res_block(self.channels[i], self.norm_groups, 1e-5, self.dtype, name=name)
+        attend = lambda name: transformer_block(self.head_dim, self.norm_groups, self.dtype, name=name)
         last = len(self.channels) - 1
 
         h = space_to_depth(x, self.patch)
         h = nn.Conv(self.channels[0], (3, 3), padding=1, dtype=self.dtype, name="conv_in")(h)
         if self.freq_embedding:
-            h = h + self.param("freq_embedding", nn.initializers.normal(0.02), (h.shape[2], h.shape[3]))
+            row = self.param("freq_embedding", nn.initializers.normal(0.02), (h.shape[2], h.shape[3]))
+            h = h + row.astype(self.dtype)
         skips = [h]
         for i in range(len(self.channels)):
             for j in range(self.layers_per_block):

@@ -10,18 +10,24 @@ from jaxtyping import Array, Float
 from dualspec_jax.models.layers import Downsample, ResBlock, SpatialAttention, Upsample, depth_to_space, space_to_depth
 
 
+def _res_block(channels: int, parent: nn.Module, name: str) -> nn.Module:
+    module = nn.remat(ResBlock) if parent.remat else ResBlock
+    return module(channels, parent.groups, 1e-6, parent.dtype, name=name)
+
+
 class _Middle(nn.Module):
     channels: int
     groups: int
     attention: bool
     dtype: jnp.dtype
+    remat: bool
 
     @nn.compact
     def __call__(self, x):
-        x = ResBlock(self.channels, self.groups, 1e-6, self.dtype, name="resnets_0")(x)
+        x = _res_block(self.channels, self, "resnets_0")(x)
         if self.attention:
             x = SpatialAttention(self.groups, self.dtype, name="attention")(x)
-        return ResBlock(self.channels, self.groups, 1e-6, self.dtype, name="resnets_1")(x)
+        return _res_block(self.channels, self, "resnets_1")(x)
 
 
 class Encoder(nn.Module):
@@ -35,6 +41,7 @@ class Encoder(nn.Module):
     groups: int
     mid_attention: bool
     dtype: jnp.dtype
+    remat: bool
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T F C"]) -> Float[Array, "B t f c"]:
@@ -42,10 +49,10 @@ class Encoder(nn.Module):
         x = nn.Conv(self.channels[0], (3, 3), padding=1, dtype=self.dtype, name="conv_in")(x)
         for i, width in enumerate(self.channels):
             for j in range(self.layers_per_block):
-                x = ResBlock(width, self.groups, 1e-6, self.dtype, name=f"down_{i}_resnets_{j}")(x)
+                x = _res_block(width, self, f"down_{i}_resnets_{j}")(x)
             if i < len(self.strides):
                 x = Downsample(width, self.strides[i], True, self.dtype, name=f"down_{i}_downsample")(x)
-        x = _Middle(self.channels[-1], self.groups, self.mid_attention, self.dtype, name="mid")(x)
+        x = _Middle(self.channels[-1], self.groups, self.mid_attention, self.dtype, self.remat, name="mid")(x)
         x = nn.silu(nn.GroupNorm(self.groups, epsilon=1e-6, dtype=self.dtype, name="conv_norm_out")(x))
         return nn.Conv(2 * self.latent_channels, (3, 3), padding=1, dtype=self.dtype, name="conv_out")(x)
 
@@ -61,14 +68,15 @@ class Decoder(nn.Module):
     groups: int
     mid_attention: bool
     dtype: jnp.dtype
+    remat: bool
 
     @nn.compact
     def __call__(self, z: Float[Array, "B t f c"]) -> Float[Array, "B T F C"]:
         x = nn.Conv(self.channels[-1], (3, 3), padding=1, dtype=self.dtype, name="conv_in")(z)
-        x = _Middle(self.channels[-1], self.groups, self.mid_attention, self.dtype, name="mid")(x)
+        x = _Middle(self.channels[-1], self.groups, self.mid_attention, self.dtype, self.remat, name="mid")(x)
         for i, width in reversed(list(enumerate(self.channels))):
             for j in range(self.layers_per_block + 1):
-                x = ResBlock(width, self.groups, 1e-6, self.dtype, name=f"up_{i}_resnets_{j}")(x)
+                x = _res_block(width, self, f"up_{i}_resnets_{j}")(x)
             if i > 0:
                 x = Upsample(width, self.strides[i - 1], self.dtype, name=f"up_{i}_upsample")(x)
         x = nn.silu(nn.GroupNorm(self.groups, epsilon=1e-6, dtype=self.dtype, name="conv_norm_out")(x))
@@ -87,6 +95,8 @@ class AutoencoderKL(nn.Module):
       strides: (time, frequency) factor between one level and the next.
       layers_per_block: residual blocks of a level in the encoder; the decoder has one more.
       input_mean, input_std: per channel, subtracted from and divided out of the input; the decoder undoes them.
+      dtype: of the computation; parameters, latents and the output stay float32.
+      remat: in the backward pass, compute what is inside a residual block again instead of keeping it.
 
     Source: Rombach et al. 2022 (arXiv:2112.10752), the structure of diffusers' AutoencoderKL.
     """
@@ -102,10 +112,11 @@ class AutoencoderKL(nn.Module):
     input_mean: Sequence[float]
     input_std: Sequence[float]
     dtype: jnp.dtype = jnp.float32
+    remat: bool = False
 
     def setup(self):
         shared = (self.patch, self.channels, self.strides, self.layers_per_block)
-        ends = (self.norm_groups, self.mid_attention, self.dtype)
+        ends = (self.norm_groups, self.mid_attention, self.dtype, self.remat)
         self.encoder = Encoder(*shared, self.latent_channels, *ends)
         self.decoder = Decoder(self.in_channels, *shared, *ends)
         self.quant_conv = nn.Conv(2 * self.latent_channels, (1, 1), dtype=jnp.float32)

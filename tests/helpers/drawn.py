@@ -6,7 +6,11 @@ import numpy as np
 
 def draw_params(module, *args, seed=0, **kwargs):
     """Return {"params": ...} of a linen module for these inputs: kernels of unit gain, scales near 1, small biases."""
-    abstract = jax.eval_shape(lambda: module.init(jax.random.key(0), *args, **kwargs))
+    return draw(jax.eval_shape(lambda: module.init(jax.random.key(0), *args, **kwargs)), seed)
+
+
+def draw(abstract, seed=0):
+    """Return such parameters for a tree of abstract ones."""
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):

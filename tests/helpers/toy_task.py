@@ -1,6 +1,7 @@
 """A linear regression in the form of a task, for the tests of the training loop; a program, so that it can be killed.
 
-python tests/helpers/toy_task.py WORKDIR STEPS [--stop_after N] [--slow SECONDS] [--process I N ADDRESS]
+python tests/helpers/toy_task.py WORKDIR STEPS
+  [--stop_after N] [--slow SECONDS] [--save_every N] [--process I N ADDRESS]
 """
 
 import argparse
@@ -27,6 +28,8 @@ class ToyTask(NamedTuple):
     eval_fn: object
     make_batches: object
     pictures: object
+    frozen: tuple = ()
+    error: object = lambda metrics: metrics["mse"]
 
 
 def toy_config(**overrides) -> ConfigDict:
@@ -87,6 +90,7 @@ def main() -> None:
     parser.add_argument("steps", type=int)
     parser.add_argument("--stop_after", type=int)
     parser.add_argument("--slow", type=float, default=0.0)
+    parser.add_argument("--save_every", type=int, default=4)
     parser.add_argument("--process", nargs=3, metavar=("I", "N", "ADDRESS"))
     args = parser.parse_args()
     if args.process:
@@ -95,7 +99,8 @@ def main() -> None:
         jax.distributed.initialize(address, int(count), int(index))
     from dualspec_jax.loop import train
 
-    train(toy_config(steps=args.steps), toy_task(slow=args.slow), args.workdir, args.stop_after)
+    config = toy_config(steps=args.steps, save_every=args.save_every)
+    train(config, toy_task(slow=args.slow), args.workdir, args.stop_after)
 
 
 if __name__ == "__main__":

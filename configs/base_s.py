@@ -1,0 +1,16 @@
+"""Small: base with another width of the U-Net, and FLAN-T5-small.
+
+Command: python -m dualspec_jax.train --config configs/base_s.py --task diffusion --workdir runs/base_s
+Hardware: as configs/base.py.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config() -> ConfigDict:
+    c = base.get_config()
+    c.unet.channels = (128, 256, 512, 512)
+    c.text.update(d_model=512, d_ff=1024, num_layers=8, num_heads=6)
+    return c
