@@ -53,7 +53,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["dualspec_jax", "dualspec_jax.*"]),
-    package_data={"dualspec_jax": ["embedded/*"], "dualspec_jax.spatial": ["*.json"]},
+    package_data={"dualspec_jax": ["embedded/*", "evaluation_models/*"], "dualspec_jax.spatial": ["*.json"]},
     install_requires=CORE,
     extras_require={
         "tpu": ["jax[tpu]>=0.10,<0.13"],
@@ -62,6 +62,7 @@ setup(
         "train": DATA,
         # Nothing loads pretrained T5 weights yet; what will, needs the tokenizers and file utilities of transformers.
         "t5": ["transformers>=5.23"],
+        "clap": ["transformers>=5.23", "torch>=2.9"],  # `evaluate --clap`; the model itself is a local folder
         "test": TEST,
         "dev": TEST + ["pre-commit>=4"],
     },

@@ -15,10 +15,14 @@ from ml_collections import ConfigDict
 
 from dualspec_jax.ops.coding import decode_stft_features
 from dualspec_jax.spatial.captions import make_caption
+from dualspec_jax.spatial.cue_scenes import make_cue_scenes
+from dualspec_jax.spatial.hrtf import load_hrtf
 from dualspec_jax.spatial.sounds import heldout_wordings, labels, sample_event
 
 CAPTIONS_PER_EPOCH = 1 << 20  # length of an "epoch" of the endless caption source
 VALID_CAPTIONS = 2048
+CUE_SCENES_PER_EPOCH = 1 << 20
+VALID_CUE_SCENES = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +133,8 @@ def make_batches(
 
       mel_vae       mel f32 [B, crop, M, 2]; whole clips [B, T, M, 2] with train=False
       stft_vae      stft f32 [B, crop, F, 4]; whole clips with train=False
-      classifier    mel f32 [B, T, M, 2], label int32 [B]
+      classifier    mel f32 [B, T / pool, M] of both ears' sum, label int32 [B]
+      localiser     statistics f32 [B, F, 4] (see `ops.interaural`), azimuth_deg f32 [B]; drawn, needs no data set
       text_encoder  token_ids int32, text_mask bool [B, L], label int32 [B] (-1 = no event named; of `sounds.labels()`),
                     azimuth_deg f32 [B] (0 where has_direction is false), has_direction bool [B]
       diffusion     latent f32 [B, t, f, C], token_ids, text_mask, azimuth_deg f32 [B], has_azimuth bool [B]
@@ -206,11 +211,31 @@ def _crop_elements(config, *, task, split, seed, data_dir, train, **_) -> Elemen
 
 
 def _classifier_elements(config, *, split, seed, data_dir, train, **_) -> Elements:
+    pool = config.classifier.pool
+    seen: dict[int, dict[str, np.ndarray]] = {}  # decoding costs more than the network, and all fit: 32 kB a clip
+
     def make(source, index, rng):
-        record = source[index]
-        return {"mel": record["mel"], "label": np.int32(record["label_index"])}
+        if index not in seen:
+            record = source.read_coded(index)
+            mel = record["mel"].astype(np.float32)
+            power = np.exp(2.0 * mel).sum(axis=-1)  # of both ears
+            power = power[: len(power) // pool * pool].reshape(-1, pool, power.shape[-1]).mean(axis=1)
+            seen[index] = {"mel": (0.5 * np.log(power)).astype(np.float16), "label": np.int32(record["label_index"])}
+        return {"mel": seen[index]["mel"].astype(np.float32), "label": seen[index]["label"]}
 
     return _scene_elements(config, ("mel",), split=split, seed=seed, data_dir=data_dir, train=train, make=make)
+
+
+def _localiser_elements(config, *, split, train, **_) -> Elements:
+    audio, path = config.audio, config.localiser.hrtf
+    head = load_hrtf(path, audio.sample_rate) if path else None
+    scenes = make_cue_scenes(head, sample_rate=audio.sample_rate, n_fft=audio.n_fft, n_bins=audio.n_bins)
+
+    def make(index, rng):
+        azimuth = float(rng.integers(360))
+        return {"statistics": scenes.draw(azimuth, rng), "azimuth_deg": np.float32(azimuth)}
+
+    return Elements(range(CUE_SCENES_PER_EPOCH if train else VALID_CUE_SCENES), make)
 
 
 def _text_elements(config, *, split, tokenizer, train, **_) -> Elements:
@@ -274,6 +299,7 @@ _ELEMENTS: Mapping[str, Callable[..., Elements]] = {
     "mel_vae": _crop_elements,
     "stft_vae": _crop_elements,
     "classifier": _classifier_elements,
+    "localiser": _localiser_elements,
     "text_encoder": _text_elements,
     "diffusion": _latent_elements,
 }

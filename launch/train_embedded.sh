@@ -24,7 +24,6 @@ train mel_vae
 train stft_vae
 "$PYTHON" -m dualspec_jax.encode --config "$CONFIG" --workdir "$WORKDIR"
 train diffusion
-train classifier
 if [[ ! -d $WORKDIR/bundle ]]; then
   "$PYTHON" -m dualspec_jax.export --config "$CONFIG" --workdir "$WORKDIR" --out "$WORKDIR/bundle" --data "$DATA"
 fi
