@@ -12,6 +12,8 @@ import optax
 
 from dualspec_jax.diffusion.schedule import add_noise, min_snr_weight, velocity
 
+ABSENT_WEIGHT = 0.1  # of the zeros of an absent branch, against the branch that is there
+
 
 def kl_divergence(mu, logvar):
     """Return KL(N(mu, exp(logvar)) || N(0, 1)), the mean per latent element, nats."""
@@ -183,17 +185,20 @@ def diffusion_loss(
     Args:
       denoiser: (params, x_t, t, text_emb, text_mask, azimuth_deg, has_azimuth) -> output.
       text_features: (token_ids, text_mask) -> [B, L, D], frozen.
-      channel_weight: [C], so that Mel and STFT latents can count differently.
+      channel_weight: [C], so that Mel and STFT latents can count differently. Channels of weight 0 belong to a branch
+        that the model does without: their latents are zero, and that they stay so counts a little.
       latent_mean, latent_std: per channel [C], measured on the training latents.
 
     Steps are stratified over the batch. Source: Ho et al. 2020; Salimans and Ho 2022 for v.
     """
-    weight = channel_weight / np.mean(channel_weight)
+    present = np.asarray(channel_weight) > 0
+    weight = np.where(present, channel_weight, ABSENT_WEIGHT * np.max(channel_weight))
+    weight = weight / np.mean(weight)
     half = len(channel_weight) // 2
 
     def loss_fn(params, batch, key):
         k_t, k_noise = jax.random.split(key)
-        x0 = (batch["latent"] - latent_mean) / latent_std
+        x0 = (batch["latent"] - latent_mean) / latent_std * present
         n = x0.shape[0]
         t = (jnp.arange(n) + jax.random.uniform(k_t, (n,))) / n
         t = jnp.minimum((t * len(alpha_bar)).astype(jnp.int32), len(alpha_bar) - 1)

@@ -125,3 +125,18 @@ def test_localiser_loss_knows_the_circle():
     loss, metrics = losses.localiser_loss(apply, 36, 1.0)(None, batch, KEY)
     assert near < 1e-3 < loss
     assert metrics["azimuth_error_deg"] == pytest.approx((1.0 + 180.0) / 2) and metrics["within_10"] == 0.5
+
+
+def test_an_absent_branch_is_zero_and_must_stay_so():
+    """With weight 0 the STFT latents are zero: the exact denoiser of ones there is now wrong, one of zeros is right."""
+
+    def zero_stft(params, x_t, t, *_):
+        a = jnp.asarray(params)[t][:, None, None, None]
+        x0 = jnp.ones_like(x_t) * jnp.array([1.0, 0.0])
+        return velocity(params, x0, (x_t - jnp.sqrt(a) * x0) / jnp.sqrt(1 - a), t)
+
+    loss, _ = diffusion(zero_stft, weight=(1.0, 0.0))
+    assert loss == pytest.approx(0.0, abs=1e-5)
+    assert diffusion(zero_stft)[0] > 0.1
+    wrong = diffusion(lambda *args: zero_stft(*args) + jnp.array([0.0, 1.0]), weight=(1.0, 0.0))[0]
+    assert 0.0 < wrong < 0.2
