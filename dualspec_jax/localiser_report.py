@@ -23,7 +23,7 @@ from dualspec_jax.spatial.hrtf import Hrtf, load_hrtf
 from dualspec_jax.wav import write_atomically
 
 BATCH = 4
-COHERENCE_POWER = 4.0  # of the template matcher: proof against rooms
+TEMPLATE = {"ild_weight": 0.001, "coherence_power": 4.0}  # level differences count less than in `clip_judge`: echoes
 COLUMNS = (
     report.Column("azimuth_mae_deg", "az MAE", "azimuth_error_deg", format=".2f"),
     report.Column("azimuth_median_deg", "az med", "azimuth_error_deg", "median", format=".2f"),
@@ -42,7 +42,7 @@ def measure(
     """Return {"template": records, "network": records} of the scenes, one record each."""
     freqs = np.arange(audio.n_bins) * audio.sample_rate / audio.n_fft
     responses = hrtf.spectrum(np.arange(360.0), audio.n_fft, audio.n_bins)
-    templates = metrics.TemplateLocaliser(responses, freqs, coherence_power=COHERENCE_POWER)
+    templates = metrics.TemplateLocaliser(responses, freqs, **TEMPLATE)
     size = {name: audio[name] for name in ("n_fft", "hop_length", "n_frames", "n_bins")}
     analyse = jax.jit(lambda x: (lambda s: (s, localiser.logits(s)))(stft(x, **size)))
     records: dict[str, list[dict]] = {"template": [], "network": []}

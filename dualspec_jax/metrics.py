@@ -189,8 +189,8 @@ class TemplateLocaliser:
       ild_weight: cost of 1 dB^2 of level error against a full turn of phase (cosine 1).
       exponent: of the energy, for a bin's weight.
       coherence_power: the level error of a bin counts by its interaural coherence to this power. 0: in full. Echoes
-        pull level differences towards 0 dB; with 4, unseen recordings in rooms are located as without one
-        (`dualspec_jax.localiser_report`), and without a room nothing changes, as the coherence is 1 there.
+        pull level differences towards 0 dB; 4, with an ild_weight of 0.001, brought the front/back confusion of unseen
+        recordings in rooms from 42 % to 2 % (`dualspec_jax.localiser_report`). Without a room the coherence is 1.
 
     Source: interaural phase and level templates as in Raspaud et al. 2010; weights from our trial, where the result
     hardly moves with them.
