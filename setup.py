@@ -67,7 +67,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["dualspec_jax", "dualspec_jax.*"]),
-    package_data={"dualspec_jax": ["embedded/*"], "dualspec_jax.spatial": ["*.json"]},
+    package_data={"dualspec_jax": ["embedded/*", "evaluation_models/*"], "dualspec_jax.spatial": ["*.json"]},
     install_requires=CORE,
     extras_require={
         "tpu": ["jax[tpu]>=0.10,<0.13"],
@@ -77,6 +77,7 @@ setup(
         "rooms": ROOMS,  # scenes in rooms: spatial_audio_full
         # Alone: it asks for an older beartype than the tests.
         "beam": ["apache-beam>=2.77"],
+        "clap": ["transformers>=5.23", "torch>=2.9"],  # `evaluate --clap`; the model itself is a local folder
         "test": TEST,
         "parity": TEST + PARITY,
         "dev": TEST + ["pre-commit>=4"],

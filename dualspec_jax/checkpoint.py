@@ -26,6 +26,7 @@ _SECTIONS = {
     "stft_vae": ("stft_vae",),
     "text_encoder": ("text",),
     "classifier": ("classifier",),
+    "localiser": ("localiser",),
     "diffusion": ("mel_vae", "stft_vae", "text", "unet", "diffusion"),
 }
 # Fields that may change between two runs of one training.

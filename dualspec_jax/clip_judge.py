@@ -7,7 +7,9 @@ import jax
 import numpy as np
 
 from dualspec_jax import metrics
+from dualspec_jax.distribution_metrics import softmax
 from dualspec_jax.event_metrics import Classifier
+from dualspec_jax.network_localiser import NetworkLocaliser, read_azimuth
 from dualspec_jax.ops.mel import log_mel, mel_filterbank, sum_ears
 from dualspec_jax.ops.stft import stft
 from dualspec_jax.spatial.hrtf import Hrtf
@@ -17,6 +19,7 @@ from dualspec_jax.wav import to_pcm16
 SILENT_ERROR_DEG = 90.0  # azimuth error of a silent clip: the mean error of a guess
 NOISE_S = 5.0
 _NOISE_SEED = 0
+VECTORS = ("probabilities", "embedding")  # arrays in a record: of the classifier's labels, of its last layer
 
 
 class ClipJudge:
@@ -31,12 +34,21 @@ class ClipJudge:
       audio: `config.audio`.
       classifier: None leaves the events out.
       choices: labels of the easier question "which of these?".
+      localiser: a second localiser beside the template matcher; None leaves it out.
 
     Raises:
       ValueError: the classifier does not know one of the choices.
     """
 
-    def __init__(self, hrtf: Hrtf, audio, classifier: Classifier | None, choices: Sequence[str], batch_size: int = 8):
+    def __init__(
+        self,
+        hrtf: Hrtf,
+        audio,
+        classifier: Classifier | None,
+        choices: Sequence[str],
+        batch_size: int = 8,
+        localiser: NetworkLocaliser | None = None,
+    ):
         self.hrtf, self.audio, self.classifier, self.batch_size = hrtf, audio, classifier, batch_size
         self.choices = tuple(choices)
         if classifier is not None:
@@ -53,7 +65,8 @@ class ClipJudge:
         def analyse(waveform):
             spec = stft(waveform, **size)
             mel = log_mel(spec, filters, audio.mel_floor)
-            return spec, mel, None if classifier is None else classifier.logits(mel)
+            events = None if classifier is None else classifier(mel)
+            return spec, mel, events, None if localiser is None else localiser.logits(spec)
 
         self._analyse = jax.jit(analyse)
         self.target_cues = functools.lru_cache(maxsize=None)(self._target_cues)
@@ -68,19 +81,26 @@ class ClipJudge:
     def __call__(self, waveforms: np.ndarray, azimuths_deg: Sequence[float], labels: Sequence[str]) -> list[dict]:
         """Return one record per clip of [n, N, 2], n at most `batch_size`, as it would be written to a WAV file.
 
+        With a classifier, a record also holds the arrays VECTORS. Label "" leaves open what the sound should be.
+
         A silent clip (peak below metrics.SILENT_DBFS) has no direction and no event: it counts as SILENT_ERROR_DEG
         wrong, as confused between front and back where that is scored, as ITD 0 and ILD 0, and as a wrong event.
         """
         n = len(waveforms)
         pcm = np.stack([to_pcm16(w) for w in waveforms]).astype(np.float32) / 32767.0
         filled = np.concatenate([pcm, np.zeros((self.batch_size - n, *pcm.shape[1:]), np.float32)])
-        spec, _, logits = jax.device_get(self._analyse(filled))
-        return [
-            self._judge(pcm[i], spec[i], None if logits is None else logits[i], float(azimuths_deg[i]), labels[i])
-            for i in range(n)
-        ]
+        spec, _, events, directions = jax.device_get(self._analyse(filled))
+        records = []
+        for i in range(n):
+            record = self._judge(pcm[i], spec[i], float(azimuths_deg[i]), labels[i])
+            if directions is not None:
+                record |= _network_direction(directions[i], record)
+            if events is not None:
+                record |= self._judge_event(events[0][i], events[1][i], record)
+            records.append(record)
+        return records
 
-    def _judge(self, waveform, spec, logits, asked: float, label: str) -> dict:
+    def _judge(self, waveform, spec, asked: float, label: str) -> dict:
         rate = self.audio.sample_rate
         peak = metrics.peak_dbfs(waveform)
         silent = bool(peak < metrics.SILENT_DBFS)
@@ -94,13 +114,16 @@ class ClipJudge:
         itd, ild = (0.0, 0.0) if silent else (metrics.itd_us(waveform, rate), metrics.ild_db(waveform, rate))
         itd, ild = float(np.nan_to_num(itd)), float(np.nan_to_num(ild))  # no energy in the band: no cue
         target_itd, target_ild = self.target_cues(asked)
-        record = {
+        bands = metrics.ild_bands_db(waveform, rate)
+        return {
             "label": label,
             "asked_deg": asked,
             "measured_deg": measured,
             "azimuth_error_deg": errors["azimuth"],
             "lateral_error_deg": errors["lateral"],
-            "within_15": float(errors["azimuth"] <= 15.0),
+            "resolved_error_deg": errors["resolved"],
+            **{f"within_{limit}": float(errors["azimuth"] <= limit) for limit in (5, 15, 30)},
+            "same_side": float(metrics.same_side(360.0 - asked if silent else measured, asked)),
             "front_back": errors["front_back"],
             "itd_us": itd,
             "target_itd_us": target_itd,
@@ -108,21 +131,39 @@ class ClipJudge:
             "ild_db": ild,
             "target_ild_db": target_ild,
             "ild_error_db": abs(ild - target_ild),
+            "ild_bands_db": [float(x) for x in bands],
+            "coherence": metrics.interaural_coherence(waveform, rate),
             "peak_dbfs": peak,
             "silent": float(silent),
         }
-        if logits is not None:
-            heard = self.classifier.labels[int(np.argmax(logits))]
-            chosen = self.choices[int(np.argmax(logits[self._choice_index]))]
-            record |= {
-                "heard": heard,
-                "chosen": chosen,
-                "event_all": float(heard == label and not silent),
-                "event_ten": float(chosen == label and not silent),
-            }
-        return record
+
+    def _judge_event(self, logits, embedding, record: dict) -> dict:
+        label, silent = record["label"], bool(record["silent"])
+        heard = self.classifier.labels[int(np.argmax(logits))]
+        chosen = self.choices[int(np.argmax(logits[self._choice_index]))]
+        found = {"heard": heard, "chosen": chosen, "probabilities": softmax(logits), "embedding": np.float64(embedding)}
+        if label:
+            found["event_all"] = float(heard == label and not silent)
+        if label in self.choices:
+            found["event_ten"] = float(chosen == label and not silent)
+        return found
 
     def content_mel(self, waveform: np.ndarray) -> np.ndarray:
         """Return the log-mel of one clip [N, 2], ears summed, as [T, M], nepers."""
         filled = np.concatenate([waveform[None], np.zeros((self.batch_size - 1, *waveform.shape), np.float32)])
         return np.asarray(sum_ears(self._analyse(filled)[1]))[0]
+
+
+def _network_direction(logits: np.ndarray, record: dict) -> dict:
+    """Return azimuth, error, confusion and confidence of the network, silence scored as for the template matcher."""
+    azimuths, confidences = read_azimuth(logits[None])
+    measured = float("nan") if record["silent"] else float(azimuths[0])
+    errors = metrics.azimuth_errors(measured, record["asked_deg"])
+    scored = bool(metrics.front_back_scored(record["asked_deg"]))
+    silent_confusion = 1.0 if scored else float("nan")
+    return {
+        "network_deg": measured,
+        "network_error_deg": SILENT_ERROR_DEG if record["silent"] else float(errors["azimuth"]),
+        "network_front_back": silent_confusion if record["silent"] else float(errors["front_back"]),
+        "network_confidence": 0.0 if record["silent"] else float(confidences[0]),
+    }

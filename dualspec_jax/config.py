@@ -4,7 +4,7 @@ import math
 
 from ml_collections import ConfigDict
 
-TASKS = ("mel_vae", "stft_vae", "text_encoder", "classifier", "diffusion")
+TASKS = ("mel_vae", "stft_vae", "text_encoder", "classifier", "localiser", "diffusion")
 
 
 def default() -> ConfigDict:
@@ -134,7 +134,23 @@ def default() -> ConfigDict:
             griffin_lim_momentum=0.99,
         )
     )
-    c.classifier = ConfigDict(dict(channels=(32, 64, 96, 128), dropout=0.2, mixup=0.3))
+    c.classifier = ConfigDict(
+        dict(
+            pool=2,  # frames averaged before anything else
+            hidden=(256, 128),
+            dropout=0.3,
+            augment=0.25,  # share of the clips that each kind of augmentation changes
+        )
+    )
+    c.localiser = ConfigDict(
+        dict(
+            hrtf="",  # file of a measured head to train on beside the spherical ones; "" = spherical heads only
+            azimuths=120,  # outputs around the circle
+            hidden=(512, 256),
+            dropout=0.1,
+            label_std_deg=3.0,  # of the normal curve around the true azimuth that is the target
+        )
+    )
     c.mesh = ConfigDict(
         dict(
             data=None,  # devices along this axis; None = all that the other two leave
@@ -148,7 +164,8 @@ def default() -> ConfigDict:
         ("mel_vae", 16, 2000, 1.5e-3),
         ("stft_vae", 16, 1000, 1.5e-3),
         ("text_encoder", 128, 3000, 1e-3),
-        ("classifier", 32, 1500, 2e-3),
+        ("classifier", 64, 800, 2e-3),
+        ("localiser", 128, 1500, 2e-3),
         ("diffusion", 16, 5000, 1e-3),
     ):
         c.train[task] = ConfigDict(
@@ -160,7 +177,7 @@ def default() -> ConfigDict:
                 final_lr_ratio=0.02,  # cosine decay ends at lr * this
                 b1=0.9,
                 b2=0.98,
-                weight_decay=0.01,
+                weight_decay=0.05 if task == "classifier" else 0.01,
                 grad_clip=1.0,  # global norm
                 ema_decay=0.995,
                 log_every=20,  # steps
@@ -232,6 +249,12 @@ def validate(config: ConfigDict) -> None:
     for ch in u.channels:
         need(ch % u.norm_groups == 0, "unet.channels", u.channels, f"multiples of norm_groups {u.norm_groups}")
         need(ch % u.head_dim == 0, "unet.channels", u.channels, f"multiples of head_dim {u.head_dim}")
+    for field in ("dropout", "augment"):
+        need(0 <= config.classifier[field] < 1, f"classifier.{field}", config.classifier[field], "in [0, 1)")
+    need(a.n_frames % config.classifier.pool == 0, "classifier.pool", config.classifier.pool, f"divides {a.n_frames}")
+    need(config.localiser.azimuths >= 36, "localiser.azimuths", config.localiser.azimuths, "at least 36")
+    need(0 <= config.localiser.dropout < 1, "localiser.dropout", config.localiser.dropout, "in [0, 1)")
+    need(config.localiser.label_std_deg > 0, "localiser.label_std_deg", config.localiser.label_std_deg, "positive")
     d = config.diffusion
     need(d.schedule in ("cosine", "scaled_linear"), "diffusion.schedule", d.schedule, "cosine or scaled_linear")
     need(d.prediction in ("v", "eps"), "diffusion.prediction", d.prediction, "v or eps")

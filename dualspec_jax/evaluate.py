@@ -1,7 +1,8 @@
 """Measure how good a model is: `python -m dualspec_jax.evaluate --data ROOT --out DIR`.
 
 Rows: `real` (unseen recordings rendered with the HRTF: the upper bound), `round_trip` (those through the features and
-the VAEs: the floor of the system), `numeric` and `words` (120 generated clips each, see `prompt_set.py`).
+the VAEs: the floor of the system), `numeric` and `words` (generated clips, see `prompt_set.py`), `cascade` (those of
+`numeric` made mono and placed by HRTF convolution). `--wav-dir` measures stereo files of any other system.
 """
 
 import argparse
@@ -10,13 +11,13 @@ import sys
 import time
 from pathlib import Path
 
-from dualspec_jax.prompt_set import LABELS, limit_evenly, make_prompts
+from dualspec_jax.flag_types import VOCODERS, parse_guidance
+from dualspec_jax.prompt_set import LABELS, SETS, labels_of, limit_evenly, make_prompts
 from dualspec_jax.prompt_set import ROWS as GENERATED_ROWS
 from dualspec_jax.prompt_set import to_json as prompts_to_json
-from dualspec_jax.sample import VOCODERS, parse_guidance, warn
 
-ROWS = ("real", "round_trip", *GENERATED_ROWS)
-PICTURE_AZIMUTH_DEG = 60.0  # of the generated clips in spectrograms.png
+ROWS = ("real", "round_trip", *GENERATED_ROWS, "cascade")
+PICTURE_AZIMUTHS_DEG = (60.0, 45.0)  # of the generated clips in spectrograms.png, as the prompt set has them
 
 
 def parse_rows(text: str) -> tuple[str, ...]:
@@ -35,10 +36,22 @@ def make_parser() -> argparse.ArgumentParser:
         "--hrtf", type=Path, help="HRTF file to measure against (default: the first hrtf/*.sofa of the data)"
     )
     p.add_argument("--out", type=Path, default=Path("evaluation"), help="folder for the results (default: %(default)s)")
+    p.add_argument("--classifier", type=Path, help="event classifier (default: that of the package)")
+    p.add_argument("--localiser", type=Path, help="second localiser, a network (default: that of the package)")
     p.add_argument(
-        "--classifier", type=Path, help="event classifier (default: that of the bundle, else the embedded one)"
+        "--rows", type=parse_rows, help=f"what to measure (default: {','.join(ROWS)}; with --wav-dir: the files only)"
     )
-    p.add_argument("--rows", type=parse_rows, default=ROWS, help=f"what to measure (default: {','.join(ROWS)})")
+    p.add_argument("--wav-dir", type=Path, help="also measure the stereo WAV files of this folder")
+    p.add_argument(
+        "--azimuths",
+        type=Path,
+        help="CSV (file, azimuth_deg, label) for --wav-dir (default: in the names, x_true210.wav)",
+    )
+    p.add_argument(
+        "--prompt-set", choices=SETS, default="ten", help="prompts of the generated rows (default %(default)s)"
+    )
+    p.add_argument("--quick", action="store_true", help="the same as --prompt-set quick: 120 prompts in all")
+    p.add_argument("--clap", type=Path, help="folder of a CLAP model for `transformers`: also measure with it")
     p.add_argument("--limit", type=int, help="at most this many clips per row, spread over sounds and directions")
     p.add_argument("--batch-size", type=int, default=8, help="clips made and measured at once (default 8)")
     p.add_argument("--steps", type=int, help="DDIM steps (default: the bundle's)")
@@ -67,6 +80,12 @@ def _check(args: argparse.Namespace) -> tuple[Path | None, Path]:
     Raises:
       ValueError: a number out of range, missing data or HRTF, or an output folder that cannot be made.
     """
+    if args.quick:
+        args.prompt_set = "quick"
+    if args.rows is None:
+        args.rows = ROWS if args.wav_dir is None else ()
+    if args.azimuths is not None and args.wav_dir is None:
+        raise ValueError(f"azimuths = {str(args.azimuths)!r}: goes with --wav-dir")
     if args.batch_size < 1:
         raise ValueError(f"batch-size = {args.batch_size}: must be at least 1")
     if args.limit is not None and args.limit < 1:
@@ -93,32 +112,41 @@ def _check(args: argparse.Namespace) -> tuple[Path | None, Path]:
 def _run(args: argparse.Namespace) -> int:
     start = time.perf_counter()
     root, hrtf_path = _check(args)
+    labels = labels_of(args.prompt_set)
 
-    from dualspec_jax import compile_cache, figures, report
+    from dualspec_jax import compile_cache, event_sets, figures, report
     from dualspec_jax.bundle import load_bundle
+    from dualspec_jax.clap_metrics import ClapJudge
     from dualspec_jax.clip_judge import ClipJudge
-    from dualspec_jax.evaluation import ClipStore, measure_generated, measure_real
-    from dualspec_jax.event_metrics import EMBEDDED_CLASSIFIER, load_classifier
+    from dualspec_jax.evaluation import (
+        ClipStore,
+        add_clap_scores,
+        measure_cascade,
+        measure_folder,
+        measure_generated,
+        measure_real,
+    )
+    from dualspec_jax.event_metrics import CLASSIFIER, load_classifier
     from dualspec_jax.generate import Generator
+    from dualspec_jax.network_localiser import LOCALISER, load_localiser
     from dualspec_jax.real_scenes import load_scenes
     from dualspec_jax.spatial.hrtf import load_hrtf
     from dualspec_jax.wav import read_wav, write_atomically
+    from dualspec_jax.wav_folder import list_clips
 
     compile_cache.enable()
+    clap = None if args.clap is None else ClapJudge(args.clap)
     bundle = load_bundle(args.bundle)
     audio = bundle.config.audio
     hrtf = load_hrtf(hrtf_path, audio.sample_rate)
-    beside = bundle.path / EMBEDDED_CLASSIFIER.name  # where export puts it
-    classifier_path = args.classifier or (beside if beside.is_file() else EMBEDDED_CLASSIFIER)
-    classifier = None
-    if args.classifier is not None or classifier_path.is_file():
-        classifier = load_classifier(classifier_path)
-    else:
-        warn("no event classifier in the bundle or the package, and none given: events are not measured")
-    judge = ClipJudge(hrtf, audio, classifier, LABELS, args.batch_size)
+    classifier, localiser = load_classifier(args.classifier), load_localiser(args.localiser)
+    judge = ClipJudge(hrtf, audio, classifier, LABELS, args.batch_size, localiser)
     settings = {"seed": args.seed, "vocoder": args.vocoder, "batch_size": args.batch_size, "limit": args.limit}
 
     systems: dict[str, list[dict]] = {}
+    if args.wav_dir is not None:
+        clips = limit_evenly(list_clips(args.wav_dir, args.azimuths), args.limit)
+        systems["files"] = measure_folder(judge, clips)
     pictures: dict[str, dict] = {label: {} for label in LABELS}
     seconds: dict[str, float] = {}
     if {"real", "round_trip"} & set(args.rows):
@@ -129,7 +157,7 @@ def _run(args: argparse.Namespace) -> int:
             if not pictures[scene.label]:
                 pictures[scene.label]["real"] = judge.content_mel(scene.render(hrtf))
     generated = [row for row in args.rows if row in GENERATED_ROWS]
-    if generated:
+    if generated or "cascade" in args.rows:
         guidance = args.guidance or (None, None)
         generator = Generator(
             bundle,
@@ -139,25 +167,38 @@ def _run(args: argparse.Namespace) -> int:
             vocoder=args.vocoder,
             batch_size=args.batch_size,
         )
-        store = ClipStore(args.out / "wav", generator, args.seed)
+        store = ClipStore(args.out / "wav", generator, args.seed, args.prompt_set)
         settings |= store.settings
         for row in generated:
-            prompts = limit_evenly(make_prompts(row), args.limit)
+            prompts = limit_evenly(make_prompts(row, args.prompt_set), args.limit)
             seconds[row] = store.generate(prompts, row)
             systems[row] = measure_generated(judge, store, prompts, row)
-            for prompt in sorted(prompts, key=lambda p: p.azimuth_deg != PICTURE_AZIMUTH_DEG):
-                if row not in pictures[prompt.label]:
+            if clap is not None:
+                add_clap_scores(clap, store, prompts, systems[row])
+            for prompt in sorted(prompts, key=lambda p: p.azimuth_deg not in PICTURE_AZIMUTHS_DEG):
+                if row not in pictures.get(prompt.label, (row,)):
                     pictures[prompt.label][row] = judge.content_mel(read_wav(store.path(prompt))[0])
+        if "cascade" in args.rows:
+            prompts = limit_evenly(make_prompts("numeric", args.prompt_set), args.limit)
+            seconds.setdefault("numeric", store.generate(prompts, "numeric"))
+            systems["cascade"] = measure_cascade(judge, store, prompts)
 
-    summaries = {n: report.summarise(r, report.COLUMNS + report.STAGE_COLUMNS, args.seed) for n, r in systems.items()}
+    sets = event_sets.compare(systems)
+    columns = report.COLUMNS + report.MORE_COLUMNS + report.STAGE_COLUMNS
+    summaries = {n: report.summarise(r, columns, args.seed) for n, r in systems.items()}
+    if "words" in systems:
+        spreads = report.wording_spreads(systems["words"])
+        summaries["words"] |= report.summarise(spreads, report.MORE_COLUMNS, args.seed) if spreads else {}
     audible = {n: [r for r in records if not r["silent"]] for n, records in systems.items()}
     content = {
         "bundle": str(bundle.path),
         "bundle_sha256": bundle.digest,
         "hrtf": hrtf.name,
-        "classifier": None if classifier is None else str(classifier_path),
+        "classifier": str(args.classifier or CLASSIFIER),
+        "localiser": str(args.localiser or LOCALISER),
         "settings": settings,
-        "prompt_set": prompts_to_json(),
+        "prompt_set": prompts_to_json(args.prompt_set),
+        "event_sets": sets,
         "seconds_per_clip": seconds,
         "seconds": time.perf_counter() - start,
         "systems": {
@@ -176,17 +217,21 @@ def _run(args: argparse.Namespace) -> int:
     write_atomically(args.out / "report.json", lambda f: f.write(text.encode()))
     try:
         figures.draw_azimuth(args.out / "azimuth.png", systems, judge.target_cues)
-        if classifier is not None:
-            figures.draw_events(args.out / "events.png", systems, LABELS)
-        figures.draw_spectrograms(
-            args.out / "spectrograms.png",
-            pictures,
-            [c for c in ("real", *GENERATED_ROWS) if any(c in p for p in pictures.values())],
-        )
+        figures.draw_polar(args.out / "polar.png", systems)
+        named = {name: rows for name, rows in systems.items() if all(r["label"] in labels for r in rows)}
+        if named:
+            figures.draw_events(args.out / "events.png", named, labels)
+        titles = [c for c in ("real", *GENERATED_ROWS) if any(c in p for p in pictures.values())]
+        if titles:
+            figures.draw_spectrograms(args.out / "spectrograms.png", pictures, titles)
     except OSError as e:
         raise ValueError(f"out = {str(args.out)!r}: a figure cannot be written ({e.strerror or e})") from e
     counts = {name: len(records) for name, records in systems.items()}
     print(report.format_table(summaries, counts, report.COLUMNS))
+    print("\nmore on directions, and on events beside those of the real clips")
+    print(report.format_table(summaries, counts, report.MORE_COLUMNS))
+    print("\nsets of clips, by the classifier's last layer")
+    print(event_sets.format_table(sets))
     stages = {name: s for name, s in summaries.items() if "resynthesis_l1" in s}
     if stages:
         print("\nspectrograms and cues against the same real clip")

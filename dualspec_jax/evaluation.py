@@ -1,4 +1,4 @@
-"""Measure systems clip by clip: real recordings, the stages of the model, generated clips."""
+"""Measure systems clip by clip: real recordings, the stages of the model, generated clips, other systems' files."""
 
 import hashlib
 import json
@@ -12,12 +12,16 @@ import numpy as np
 from tqdm import tqdm
 
 from dualspec_jax.bundle import Bundle
+from dualspec_jax.clap_metrics import ClapJudge
 from dualspec_jax.clip_judge import ClipJudge
 from dualspec_jax.generate import Generator, Request
 from dualspec_jax.prompt_set import PROMPT_SET_VERSION, Prompt
 from dualspec_jax.prompt_set import to_json as prompts_to_json
-from dualspec_jax.real_scenes import STAGES, RealScene, make_stages
+from dualspec_jax.real_scenes import PEAK, STAGES, RealScene, make_stages
+from dualspec_jax.spatial.hrtf import Hrtf
+from dualspec_jax.spatial.scene import render
 from dualspec_jax.wav import read_wav, write_atomically, write_wav
+from dualspec_jax.wav_folder import WavClip, read_stereo
 
 
 def _batches(items: Sequence, size: int, name: str) -> Iterator[Sequence]:
@@ -71,13 +75,13 @@ class ClipStore:
     The folder <root>/<key> is named after everything that changes a clip, so a rerun makes only what is missing.
     """
 
-    def __init__(self, root: Path, generator: Generator, seed: int):
+    def __init__(self, root: Path, generator: Generator, seed: int, prompt_set: str = "ten"):
         self.generator, self.seed = generator, seed
         self.settings = {name: getattr(generator, name) for name in ("steps", "guidance_mel", "guidance_stft", "eta")}
         key = {
             "bundle_sha256": generator.bundle.digest,
             "prompt_set_version": PROMPT_SET_VERSION,
-            "prompt_set_sha256": prompts_to_json()["sha256"],
+            "prompt_set_sha256": prompts_to_json(prompt_set)["sha256"],
             "seed": seed,
             "vocoder": generator.vocoder,
             **self.settings,
@@ -130,4 +134,48 @@ def measure_generated(judge: ClipJudge, store: ClipStore, prompts: Sequence[Prom
         for prompt, record in zip(batch, found, strict=True):
             wav = {"wav": f"{store.folder.name}/{store.path(prompt).name}"}
             records.append({"unit": prompt.index} | wav | asdict(prompt) | record)
+    return records
+
+
+def add_clap_scores(clap: ClapJudge, store: ClipStore, prompts: Sequence[Prompt], records: list[dict]) -> None:
+    """Add `clap`, the cosine of clip and prompt, to the records of `measure_generated`."""
+    rate = store.generator.bundle.config.audio.sample_rate
+    size = store.generator.batch_size
+    for first, batch in enumerate(_batches(prompts, size, "measure CLAP")):
+        scores = clap.scores(np.stack([read_wav(store.path(p))[0] for p in batch]), rate, [p.text for p in batch])
+        for record, score in zip(records[first * size :], scores, strict=False):
+            record["clap"] = float(score)
+
+
+def place_anew(waveform: np.ndarray, azimuth_deg: float, hrtf: Hrtf) -> np.ndarray:
+    """Return the content of a two-ear clip [N, 2] placed by HRTF convolution: the cascade of text-to-mono and renderer.
+
+    The content is the louder ear: a sum of both would be a comb filter.
+    """
+    ear = int(np.argmax(np.sum(np.square(waveform, dtype=np.float64), axis=0)))
+    placed = render(waveform[:, ear], azimuth_deg, hrtf)
+    return placed * np.float32(min(1.0, PEAK / max(float(np.abs(placed).max()), 1e-9)))
+
+
+def measure_cascade(judge: ClipJudge, store: ClipStore, prompts: Sequence[Prompt]) -> list[dict]:
+    """Return one record per prompt, of the clips in the store made mono and placed anew at the asked azimuth."""
+    records = []
+    for batch in _batches(prompts, judge.batch_size, "measure cascade"):
+        clips = [place_anew(read_wav(store.path(p))[0], p.azimuth_deg, judge.hrtf) for p in batch]
+        found = judge(np.stack(clips), [p.azimuth_deg for p in batch], [p.label for p in batch])
+        records += [{"unit": p.index} | asdict(p) | record for p, record in zip(batch, found, strict=True)]
+    return records
+
+
+def measure_folder(judge: ClipJudge, clips: Sequence[WavClip]) -> list[dict]:
+    """Return one record per file.
+
+    Raises:
+      ValueError: a file that is not stereo or cannot be read.
+    """
+    records, audio = [], judge.audio
+    for batch in _batches(clips, judge.batch_size, "measure files"):
+        waveforms = np.stack([read_stereo(c.path, audio.sample_rate, audio.n_samples) for c in batch])
+        found = judge(waveforms, [c.azimuth_deg for c in batch], [c.label for c in batch])
+        records += [{"unit": c.index, "wav": c.path.name} | r for c, r in zip(batch, found, strict=True)]
     return records

@@ -13,7 +13,6 @@ from dualspec_jax.bundle import PARTS, save_bundle
 from dualspec_jax.checkpoint import latest_step, load_params
 from dualspec_jax.command_line import run
 from dualspec_jax.config import validate
-from dualspec_jax.event_metrics import save_classifier
 
 CARD = """\
 # Model card: dualspec_jax embedded bundle
@@ -109,8 +108,6 @@ def model_card(config: ConfigDict, data: Path, params: dict, steps: dict[str, in
 def export(config: ConfigDict, workdir: Path, out: Path, data: Path) -> str:
     """Write the bundle of a workdir's newest checkpoints (averaged parameters); return its digest.
 
-    The event classifier goes beside the bundle's files if it was trained; `evaluate` uses it.
-
     Raises:
       ValueError: a part is not trained yet, `out` exists, or the card cannot be made.
     """
@@ -126,7 +123,7 @@ def export(config: ConfigDict, workdir: Path, out: Path, data: Path) -> str:
     if not meta_path.is_file():
         raise ValueError(f"workdir = {str(workdir)!r}: no latents/train/meta.json; run dualspec_jax.encode first")
     meta = json.loads(meta_path.read_text())
-    digest = save_bundle(
+    return save_bundle(
         out,
         config,
         params,
@@ -136,10 +133,6 @@ def export(config: ConfigDict, workdir: Path, out: Path, data: Path) -> str:
         tuple(meta["labels"]),
         model_card(config, data, params, steps),
     )
-    if latest_step(workdir / "classifier") is not None:
-        classifier = load_params(workdir / "classifier")[0]
-        save_classifier(out / "classifier.safetensors", classifier, meta["labels"], config.classifier)
-    return digest
 
 
 def main(argv: list[str]) -> None:

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 
 
-def _subplots(rows: int, columns: int, size: tuple[float, float]):
+def _subplots(rows: int, columns: int, size: tuple[float, float], polar: bool = False):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure((columns * size[0], rows * size[1]), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False)
+    return figure, figure.subplots(rows, columns, squeeze=False, subplot_kw={"projection": "polar"} if polar else None)
 
 
 def draw_azimuth(path: Path, systems: dict[str, Sequence[dict]], target_cues: Callable) -> None:
@@ -42,6 +42,27 @@ def draw_azimuth(path: Path, systems: dict[str, Sequence[dict]], target_cues: Ca
         bottom.set(xlabel="asked azimuth, deg")
         for axis in axes[:, column]:
             axis.set(xlim=(-5, 365), xticks=range(0, 361, 90))
+    figure.savefig(path)
+
+
+def draw_polar(path: Path, systems: dict[str, Sequence[dict]]) -> None:
+    """Draw, for each system, measured azimuths around the listener, coloured by the asked ones, which the rim shows.
+
+    0 degrees is up, 90 to the left, as seen from above. The distance from the centre has no meaning.
+    """
+    from matplotlib import colormaps
+
+    figure, axes = _subplots(1, len(systems), (4.0, 4.2), polar=True)
+    colour = lambda degrees: colormaps["hsv"](np.asarray(degrees) / 360.0)
+    for axis, (name, records) in zip(axes[0], systems.items(), strict=True):
+        asked = np.array([r["asked_deg"] for r in records])
+        measured = np.array([r["measured_deg"] for r in records], np.float64)
+        radius = 0.35 + 0.55 * np.random.default_rng(0).uniform(size=len(asked))
+        axis.scatter(np.deg2rad(measured), radius, c=colour(asked), s=10, alpha=0.8)
+        rim = np.unique(asked)
+        axis.scatter(np.deg2rad(rim), np.full(len(rim), 1.05), c=colour(rim), marker="s", s=18)
+        axis.set_theta_zero_location("N")
+        axis.set(ylim=(0, 1.15), yticks=[], title=f"{name} (n = {len(records)})")
     figure.savefig(path)
 
 

@@ -17,6 +17,7 @@ from dualspec_jax.ops.binaural import spatial_filter
 from dualspec_jax.ops.griffin_lim import griffin_lim
 from dualspec_jax.ops.mel import mel_filterbank, mel_to_magnitude, sum_ears
 from dualspec_jax.ops.stft import istft
+from dualspec_jax.single_branch import branch_of, make_single_synthesis
 
 VOCODERS = ("griffin_lim", "griffin_lim_stft")
 
@@ -63,9 +64,13 @@ def make_vocoder(audio, name: str, iters: int, momentum: float) -> Callable:
 def make_synthesis(config, vocoder: str) -> Callable:
     """Return (mel [B,T,M,2], features [B,T,F,4], keys [B]) -> waveform [B,N,2], DESIGN.md section 3.
 
+    A model of one branch (an ablation) has its own synthesis, without a choice of vocoder.
+
     Raises:
       ValueError: unknown vocoder.
     """
+    if branch := branch_of(config):
+        return make_single_synthesis(config, branch)
     audio, s = config.audio, config.sample
     vocode = make_vocoder(audio, vocoder, s.griffin_lim_iters, s.griffin_lim_momentum)
 

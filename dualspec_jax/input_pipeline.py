@@ -15,10 +15,14 @@ from ml_collections import ConfigDict
 
 from dualspec_jax.ops.coding import decode_stft_features
 from dualspec_jax.spatial.captions import make_caption, make_scene_caption
+from dualspec_jax.spatial.cue_scenes import make_cue_scenes
+from dualspec_jax.spatial.hrtf import load_hrtf
 from dualspec_jax.spatial.sounds import heldout_wordings, labels, sample_event
 
 CAPTIONS_PER_EPOCH = 1 << 20  # length of an "epoch" of the endless caption source
 VALID_CAPTIONS = 2048
+CUE_SCENES_PER_EPOCH = 1 << 20
+VALID_CUE_SCENES = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +146,8 @@ def make_batches(
 
       mel_vae       mel f32 [B, crop, M, 2]; whole clips [B, T, M, 2] with train=False
       stft_vae      stft f32 [B, crop, F, 4]; whole clips with train=False
-      classifier    mel f32 [B, T, M, 2], label int32 [B]
+      classifier    mel f32 [B, T / pool, M] of both ears' sum, label int32 [B]
+      localiser     statistics f32 [B, F, 4] (see `ops.interaural`), azimuth_deg f32 [B]; drawn, needs no data set
       text_encoder  token_ids int32, text_mask bool [B, L], label int32 [B] (-1 = no event named; of `known_labels`),
                     azimuth_deg f32 [B] (0 where has_direction is false), has_direction bool [B]
       diffusion     latent f32 [B, t, f, C], token_ids, text_mask, azimuth_deg f32 [B], has_azimuth bool [B]
@@ -276,12 +281,24 @@ def swap_ears(features: np.ndarray) -> np.ndarray:
     return features[..., [1, 0, 2, 3]] * np.array([1, 1, 1, -1], features.dtype)
 
 
+def pool_ears(mel: np.ndarray, pool: int) -> np.ndarray:
+    """Return the log-mel [..., T // pool, M] of the ears together, mean over `pool` frames, of both [..., T, M, 2]."""
+    power = np.exp(2.0 * np.asarray(mel, np.float32)).sum(axis=-1)
+    frames = power.shape[-2] // pool
+    power = power[..., : frames * pool, :].reshape(*power.shape[:-2], frames, pool, power.shape[-1]).mean(axis=-2)
+    return 0.5 * np.log(power)
+
+
 def _classifier_elements(config, *, split, seed, dataset, data_dir, train, **_) -> Elements:
-    every = dataset_labels(config, data_dir)
+    every, pool = dataset_labels(config, data_dir), config.classifier.pool
+    seen: dict[int, dict[str, np.ndarray]] = {}  # decoding costs more than the network, and all fit: 32 kB a clip
 
     def make(source, index, rng):
-        record = source[index]
-        return {"mel": record["mel"], "label": np.int32(every.index(source.labels[record["label_index"]]))}
+        if index not in seen:
+            record = source.read_coded(index)
+            label = np.int32(every.index(source.labels[record["label_index"]]))
+            seen[index] = {"mel": pool_ears(record["mel"], pool).astype(np.float16), "label": label}
+        return {"mel": seen[index]["mel"].astype(np.float32), "label": seen[index]["label"]}
 
     return _scene_elements(
         config, ("mel",), split=split, seed=seed, dataset=dataset, data_dir=data_dir, train=train, make=make
@@ -328,7 +345,7 @@ def _rendered_elements(config, *, task, split, seed, tokenizer, train, encode, *
         if task == "diffusion":
             return batch | {"latent": encode(mel, stft)}
         if task == "classifier":
-            return {"mel": mel, "label": batch["label"]}
+            return {"mel": pool_ears(mel, config.classifier.pool), "label": batch["label"]}
         features = mel if field == "mel" else stft
         return {field: cut(features, batch["start"], batch["mirrored"]) if train else features}
 
@@ -337,6 +354,18 @@ def _rendered_elements(config, *, task, split, seed, tokenizer, train, encode, *
         if encode is None:
             raise ValueError("encode = None: diffusion from rendered scenes needs the VAEs' encoders")
     return Elements(order, make, finish)
+
+
+def _localiser_elements(config, *, split, train, **_) -> Elements:
+    audio, path = config.audio, config.localiser.hrtf
+    head = load_hrtf(path, audio.sample_rate) if path else None
+    scenes = make_cue_scenes(head, sample_rate=audio.sample_rate, n_fft=audio.n_fft, n_bins=audio.n_bins)
+
+    def make(index, rng):
+        azimuth = float(rng.integers(360))
+        return {"statistics": scenes.draw(azimuth, rng), "azimuth_deg": np.float32(azimuth)}
+
+    return Elements(range(CUE_SCENES_PER_EPOCH if train else VALID_CUE_SCENES), make)
 
 
 def _text_elements(config, *, split, tokenizer, train, data_dir, **_) -> Elements:
@@ -412,6 +441,7 @@ _ELEMENTS: Mapping[str, Callable[..., Elements]] = {
     "mel_vae": _crop_elements,
     "stft_vae": _crop_elements,
     "classifier": _classifier_elements,
+    "localiser": _localiser_elements,
     "text_encoder": _text_elements,
     "diffusion": _latent_elements,
 }

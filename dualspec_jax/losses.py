@@ -12,6 +12,8 @@ import optax
 
 from dualspec_jax.diffusion.schedule import add_noise, min_snr_weight, velocity
 
+ABSENT_WEIGHT = 0.1  # of the zeros of an absent branch, against the branch that is there
+
 
 def kl_divergence(mu, logvar):
     """Return KL(N(mu, exp(logvar)) || N(0, 1)), the mean per latent element, nats."""
@@ -103,33 +105,66 @@ def text_encoder_loss(apply: Callable):
     return loss_fn
 
 
-def classifier_loss(apply: Callable, num_labels: int, mixup: float):
-    """Cross-entropy on the log-mel of both ears' sum, with mixed pairs of clips in training.
+def augment_content(mel: jax.Array, key: jax.Array, amount: float) -> jax.Array:
+    """Vary log-mels [B, T, M] (nepers) as rooms, recorders and vocoders do; the event stays what it is.
 
-    Source of mixup: Zhang et al. 2018 (arXiv:1710.09412); here log-mels mix as energies, labels by the same share.
+    A colour (a smooth curve over the bands), up to 2 bands up or down, a faint other clip of the batch behind it, a
+    steady noise floor, blur over time, blur over bands: each for a share `amount` of the clips.
+    """
+    n, _, bands = mel.shape
+    k_use, k_color, k_shift, k_other, k_level, k_floor, k_tilt = jax.random.split(key, 7)
+    use = jax.random.bernoulli(k_use, amount, (6, n, 1, 1))
+    uniform = lambda k, low, high: jax.random.uniform(k, (n, 1, 1), minval=low, maxval=high)
+    place = np.pi * (np.arange(bands) + 0.5) / bands
+    order = np.arange(1, 6)
+    curves = (np.cos(place * order[:, None]) / np.sqrt(order)[:, None]).astype(np.float32)
+    color = lambda k: (jax.random.normal(k, (n, len(order))) @ curves)[:, None]
+    mel = mel + 0.3 * use[0] * color(k_color)
+
+    shift = use[1] * jax.random.randint(k_shift, (n, 1, 1), -2, 3)
+    mel = jnp.take_along_axis(mel, jnp.clip(np.arange(bands) + shift, 0, bands - 1), axis=2)
+
+    # What is added behind the clip; far below everything where it is not used.
+    top = jnp.max(mel, axis=(1, 2), keepdims=True)
+    partner = jax.random.permutation(k_other, n)
+    other = mel[partner] + top - top[partner] - jnp.where(use[2], uniform(k_level, 2.0, 5.0), 30.0)
+    floor = top - jnp.where(use[3], uniform(k_floor, 5.0, 10.0), 30.0) + 0.5 * color(k_tilt)
+    power = jnp.exp(2.0 * mel) + jnp.exp(2.0 * other) + jnp.exp(2.0 * floor)
+    for axis, used in ((1, use[4]), (2, use[5])):
+        power = jnp.where(used, 0.25 * (jnp.roll(power, 1, axis) + jnp.roll(power, -1, axis)) + 0.5 * power, power)
+    return 0.5 * jnp.log(power + 1e-12)
+
+
+def classifier_loss(apply: Callable, num_labels: int, amount: float, smoothing: float = 0.05):
+    """Cross-entropy of the label, with augmented clips.
+
+    Args:
+      amount: of augmentation, see `augment_content`.
+      smoothing: share of the target that goes to all labels alike.
     """
 
     def loss_fn(params, batch, key):
-        mel = 0.5 * jax.nn.logsumexp(2.0 * batch["mel"], axis=-1)
-        k_pair, k_share, k_roll, k_mask, k_drop = jax.random.split(key, 5)
-        n, frames, bands = mel.shape
-        shift = jax.random.randint(k_roll, (n,), 0, frames)
-        mel = jax.vmap(lambda x, s: jnp.roll(x, s, axis=0))(mel, shift)
-        share = jax.random.beta(k_share, mixup, mixup, (n,)) if mixup > 0 else jnp.ones(n)
-        partner = jax.random.permutation(k_pair, n)
-        log_share = jnp.log(jnp.clip(jnp.stack([share, 1.0 - share]), 1e-6, 1.0))[:, :, None, None]
-        mel = 0.5 * jnp.logaddexp(2.0 * mel + log_share[0], 2.0 * mel[partner] + log_share[1])
-        start = jax.random.randint(k_mask, (n, 2), 0, jnp.array([bands - 8, frames - 64]))
-        band, frame = jnp.arange(bands)[None], jnp.arange(frames)[None]
-        keep_band = (band < start[:, :1]) | (band >= start[:, :1] + 8)
-        keep_frame = (frame < start[:, 1:]) | (frame >= start[:, 1:] + 64)
-        low = jnp.min(mel, axis=(1, 2), keepdims=True)
-        mel = jnp.where(keep_band[:, None, :] & keep_frame[:, :, None], mel, low)
+        k_augment, k_drop = jax.random.split(key)
+        mel = augment_content(batch["mel"], k_augment, amount)
         logits, _ = apply(params, mel, train=True, rngs={"dropout": k_drop})
-        onehot = jax.nn.one_hot(batch["label"], num_labels)
-        target = share[:, None] * onehot + (1.0 - share[:, None]) * onehot[partner]
-        loss = jnp.mean(optax.softmax_cross_entropy(logits, 0.95 * target + 0.05 / num_labels))
-        return loss, {"accuracy": jnp.mean(jnp.argmax(logits, -1) == jnp.argmax(target, -1))}
+        target = optax.smooth_labels(jax.nn.one_hot(batch["label"], num_labels), smoothing)
+        loss = jnp.mean(optax.softmax_cross_entropy(logits, target))
+        return loss, {"accuracy": jnp.mean(jnp.argmax(logits, -1) == batch["label"])}
+
+    return loss_fn
+
+
+def localiser_loss(apply: Callable, azimuths: int, label_std_deg: float):
+    """Cross-entropy with a normal curve around the true azimuth; also tells the mean absolute error, degrees."""
+    circle = np.arange(azimuths) * 360.0 / azimuths
+
+    def loss_fn(params, batch, key):
+        logits = apply(params, batch["statistics"], train=True, rngs={"dropout": key})
+        apart = jnp.abs((batch["azimuth_deg"][:, None] - circle + 180.0) % 360.0 - 180.0)
+        target = jax.nn.softmax(-0.5 * (apart / label_std_deg) ** 2, axis=-1)
+        loss = jnp.mean(optax.softmax_cross_entropy(logits, target))
+        error = jnp.take_along_axis(apart, jnp.argmax(logits, axis=-1)[:, None], axis=1)
+        return loss, {"azimuth_error_deg": jnp.mean(error), "within_10": jnp.mean(error <= 10.0)}
 
     return loss_fn
 
@@ -150,17 +185,20 @@ def diffusion_loss(
     Args:
       denoiser: (params, x_t, t, text_emb, text_mask, azimuth_deg, has_azimuth) -> output.
       text_features: (token_ids, text_mask) -> [B, L, D], frozen.
-      channel_weight: [C], so that Mel and STFT latents can count differently.
+      channel_weight: [C], so that Mel and STFT latents can count differently. Channels of weight 0 belong to a branch
+        that the model does without: their latents are zero, and that they stay so counts a little.
       latent_mean, latent_std: per channel [C], measured on the training latents.
 
     Steps are stratified over the batch. Source: Ho et al. 2020; Salimans and Ho 2022 for v.
     """
-    weight = channel_weight / np.mean(channel_weight)
+    present = np.asarray(channel_weight) > 0
+    weight = np.where(present, channel_weight, ABSENT_WEIGHT * np.max(channel_weight))
+    weight = weight / np.mean(weight)
     half = len(channel_weight) // 2
 
     def loss_fn(params, batch, key):
         k_t, k_noise = jax.random.split(key)
-        x0 = (batch["latent"] - latent_mean) / latent_std
+        x0 = (batch["latent"] - latent_mean) / latent_std * present
         n = x0.shape[0]
         t = (jnp.arange(n) + jax.random.uniform(k_t, (n,))) / n
         t = jnp.minimum((t * len(alpha_bar)).astype(jnp.int32), len(alpha_bar) - 1)

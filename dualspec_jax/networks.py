@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from dualspec_jax.models.classifier import EventClassifier
+from dualspec_jax.models.localiser import AzimuthNetwork
 from dualspec_jax.models.text_encoder import T5Encoder
 from dualspec_jax.models.unet import UNet
 from dualspec_jax.models.vae import AutoencoderKL
@@ -40,9 +41,19 @@ def make_unet(section: ConfigDict, dtype: jnp.dtype = jnp.float32, remat: bool =
     return UNet(**{name: _frozen(value) for name, value in section.items()}, dtype=dtype, remat=remat)
 
 
-def make_classifier(section: ConfigDict, num_labels: int) -> EventClassifier:
-    """Return the event classifier of `config.classifier` for a number of labels."""
-    return EventClassifier(num_labels, tuple(section.channels), section.dropout)
+def make_classifier(section: ConfigDict, num_labels: int, frame_rate: float) -> EventClassifier:
+    """Return the event classifier of `config.classifier` for a number of labels.
+
+    Args:
+      frame_rate: of the log-mel before pooling, frames per second.
+    """
+    return EventClassifier(num_labels, tuple(section.hidden), section.dropout, frame_rate / section.pool)
+
+
+def make_localiser(section: ConfigDict, audio: ConfigDict) -> AzimuthNetwork:
+    """Return the localiser of `config.localiser` for clips of `config.audio`."""
+    sizes = section.azimuths, tuple(section.hidden), section.dropout
+    return AzimuthNetwork(*sizes, sample_rate=audio.sample_rate, n_fft=audio.n_fft)
 
 
 def _frozen(value):

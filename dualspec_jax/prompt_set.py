@@ -1,4 +1,7 @@
-"""The fixed prompts of the evaluation: 10 sounds x 12 azimuths, with the azimuth as a number and in words.
+"""The fixed prompts of the evaluation, with the azimuth as a number and in words.
+
+Three sets: `ten` (10 sounds x 12 azimuths), `full` (27 sounds x 24 azimuths x three wordings) and `quick` (10 sounds x
+3 azimuths x three wordings). Only `full` and `quick` word one direction in several ways for one sound.
 
 A change of the wordings (`spatial/sounds.json`, `captions.py`, `direction.py`) changes the prompts: then
 PROMPT_SET_VERSION must rise, and `tests/test_evaluate.py` says so.
@@ -20,7 +23,13 @@ LABELS = (
     "chainsaw", "fire crackling",
 )  # fmt: skip
 AZIMUTHS_DEG = tuple(float(a) for a in range(0, 360, 30))
+MORE_LABELS = (  # with at least 10 recordings in the project's collection, like LABELS
+    "footsteps", "tabla", "playing cards", "poker chips", "gunshot", "hi-hat", "metal hit", "door", "glass breaking",
+    "kick drum", "thunder", "whoosh", "car horn", "dice", "digging", "explosion", "snoring",
+)  # fmt: skip
 ROWS = ("numeric", "words")
+SETS = ("ten", "full", "quick")
+STYLES = ("doa", "clock", "general")
 
 
 @dataclass(frozen=True)
@@ -40,17 +49,27 @@ class Prompt:
     text: str
 
 
-def make_prompts(row: str) -> tuple[Prompt, ...]:
-    """Return the 120 prompts of a row, sound by sound; always the same.
+def make_prompts(row: str, name: str = "ten") -> tuple[Prompt, ...]:
+    """Return the prompts of a row, sound by sound; always the same.
 
-    The styles of `words` take turns: doa and clock, and general too where one of its eight sectors is centred on the
+    In `full` and `quick`, `words` asks for each direction in three styles and `numeric` once. The eight sectors of
+    `general` are coarser than the 24 azimuths: there it asks for the nearest sector's middle.
+
+    In `ten`, the 120 prompts of both rows pair up by index. The styles of `words` take turns there: doa and clock, and
+    general too where one of its eight sectors is centred on the
     azimuth (the multiples of 90), so that every prompt asks for exactly its azimuth.
 
     Raises:
-      ValueError: unknown row.
+      ValueError: unknown row or set.
     """
     if row not in ROWS:
         raise ValueError(f"row = {row!r}: must be one of {', '.join(ROWS)}")
+    if name not in SETS:
+        raise ValueError(f"prompt set = {name!r}: must be one of {', '.join(SETS)}")
+    return _ten_prompts(row) if name == "ten" else _worded_prompts(row, name)
+
+
+def _ten_prompts(row: str) -> tuple[Prompt, ...]:
     prompts = []
     for i, label in enumerate(LABELS):
         for j, azimuth in enumerate(AZIMUTHS_DEG):
@@ -67,6 +86,29 @@ def make_prompts(row: str) -> tuple[Prompt, ...]:
     return tuple(prompts)
 
 
+def _worded_prompts(row: str, name: str) -> tuple[Prompt, ...]:
+    prompts = []
+    for i, label in enumerate(labels_of(name)):
+        if name == "full":
+            azimuths = [15.0 * k for k in range(24)]
+        else:  # three of the eight sectors, other ones for each sound
+            azimuths = sorted(45.0 * ((3 * i + k) % 8) for k in (0, 2, 5))
+        for azimuth in azimuths:
+            for style in STYLES if row == "words" else ("numeric",):
+                index = len(prompts)
+                rng = np.random.default_rng([PROMPT_SET_VERSION, SETS.index(name), ROWS.index(row), index])
+                event = sample_event(label, rng)
+                asked = 45.0 * ((azimuth + 22.5) // 45.0) % 360.0 if style == "general" else azimuth
+                text = make_caption(event, *((None, rng) if style == "numeric" else (asked, rng, style)))
+                prompts.append(Prompt(index, label, asked, style, text))
+    return tuple(prompts)
+
+
+def labels_of(name: str) -> tuple[str, ...]:
+    """Return the sounds of a prompt set."""
+    return (*LABELS, *MORE_LABELS) if name == "full" else LABELS
+
+
 def limit_evenly(items: Sequence, limit: int | None) -> list:
     """Return at most `limit` items, drawn by a fixed seed and in their order: a few of every sound and direction."""
     if limit is None or limit >= len(items):
@@ -74,8 +116,8 @@ def limit_evenly(items: Sequence, limit: int | None) -> list:
     return [items[i] for i in np.sort(np.random.default_rng(0).permutation(len(items))[:limit])]
 
 
-def to_json() -> dict:
-    """Return the whole set for a report, with its SHA-256."""
-    rows = {row: [asdict(prompt) for prompt in make_prompts(row)] for row in ROWS}
+def to_json(name: str = "ten") -> dict:
+    """Return a whole set for a report, with its SHA-256."""
+    rows = {row: [asdict(prompt) for prompt in make_prompts(row, name)] for row in ROWS}
     digest = hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
-    return {"version": PROMPT_SET_VERSION, "sha256": digest, "rows": rows}
+    return {"name": name, "version": PROMPT_SET_VERSION, "sha256": digest, "rows": rows}

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dualspec_jax.metrics import circular_mean_std
+
 RESAMPLES = 1000
 
 
@@ -40,6 +42,20 @@ COLUMNS = (
     Column("event_ten_percent", "event/10 %", "event_ten", scale=100.0),
     Column("event_all_percent", "event/all %", "event_all", scale=100.0),
     Column("silent_percent", "silent %", "silent", scale=100.0),
+)
+MORE_COLUMNS = (
+    Column("within_5_percent", "<5deg %", "within_5", scale=100.0),
+    Column("within_30_percent", "<30deg %", "within_30", scale=100.0),
+    Column("side_percent", "side %", "same_side", scale=100.0),
+    Column("resolved_mae_deg", "f/b resolved", "resolved_error_deg"),
+    Column("coherence", "coherence", "coherence", format=".3f"),
+    Column("network_median_deg", "net az med", "network_error_deg", "median"),
+    Column("network_mae_deg", "net az MAE", "network_error_deg"),
+    Column("network_front_back_percent", "net f/b %", "network_front_back", scale=100.0),
+    Column("network_confidence_percent", "net conf %", "network_confidence", scale=100.0),
+    Column("wording_spread_deg", "wording deg", "wording_spread_deg"),
+    Column("clap", "CLAP", "clap", format=".3f"),
+    Column("event_kl", "event KL", "event_kl", format=".2f"),
 )
 STAGE_COLUMNS = (
     Column("log_mel_l1", "mel L1", "log_mel_l1", format=".3f"),
@@ -91,6 +107,19 @@ def summarise(records: Sequence[dict], columns: Sequence[Column], seed: int = 0,
         low, high = np.percentile(spread, (2.5, 97.5)) if len(spread) else (math.nan, math.nan)
         summary[column.name] = {"value": _statistic(values, column), "low": float(low), "high": float(high)}
     return summary
+
+
+def wording_spreads(records: Sequence[dict]) -> list[dict]:
+    """Return, for each sound and direction asked for in at least two styles, the circular deviation of the results.
+
+    Silent clips do not count.
+    """
+    groups: dict[tuple, dict[str, float]] = {}
+    for record in records:
+        if np.isfinite(record["measured_deg"]):
+            groups.setdefault((record["label"], record["asked_deg"]), {})[record["style"]] = record["measured_deg"]
+    spreads = [circular_mean_std(list(styles.values()))[1] for styles in groups.values() if len(styles) > 1]
+    return [{"unit": i, "wording_spread_deg": spread} for i, spread in enumerate(spreads)]
 
 
 def by_group(records: Sequence[dict], key: str) -> dict[str, dict[str, float]]:

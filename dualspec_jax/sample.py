@@ -9,18 +9,10 @@ import time
 from pathlib import Path
 
 from dualspec_jax import __version__
+from dualspec_jax.flag_types import VOCODERS, parse_guidance, warn
 from dualspec_jax.spatial.direction import circular_difference, parse_direction, validate_azimuth
 
 MAX_CHARACTERS = 1000
-VOCODERS = ("griffin_lim", "griffin_lim_stft")  # generate.VOCODERS, without importing JAX to print the help
-
-
-def parse_guidance(text: str) -> tuple[float, float]:
-    """Read "MEL" or "MEL,STFT"; one number drives the Mel branch and leaves STFT at the smaller of it and 3."""
-    parts = [float(p) for p in text.split(",")]
-    if len(parts) > 2 or not all(math.isfinite(p) and 0 <= p <= 100 for p in parts):
-        raise argparse.ArgumentTypeError(f"{text!r}: one or two numbers in [0, 100], as in 4 or 4,3")
-    return (parts[0], parts[1]) if len(parts) == 2 else (parts[0], min(parts[0], 3.0))
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -45,10 +37,6 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("--list-sounds", action="store_true", help="print the sounds the bundle knows, and stop")
     p.add_argument("--version", action="version", version=__version__)
     return p
-
-
-def warn(message: str) -> None:
-    print(f"warning: {message}", file=sys.stderr)
 
 
 def read_prompts(args: argparse.Namespace) -> list[str]:

@@ -1,4 +1,4 @@
-"""mel_vae | stft_vae | text_encoder | classifier | diffusion: how to build (init, loss_fn, ...) for each."""
+"""mel_vae | stft_vae | text_encoder | classifier | localiser | diffusion: how to build each one."""
 
 import functools
 import json
@@ -20,13 +20,14 @@ from dualspec_jax.diffusion.guidance import guide
 from dualspec_jax.diffusion.schedule import make_alpha_bar
 from dualspec_jax.input_pipeline import SceneSource, dataset_labels, known_labels, make_batches
 from dualspec_jax.models.text_encoder import CaptionHeads
-from dualspec_jax.ops.mel import sum_ears
+from dualspec_jax.ops.texture import texture_statistics
 from dualspec_jax.picture import spectrogram_image
 from dualspec_jax.spatial.captions import make_caption
 from dualspec_jax.spatial.sounds import event_wordings, labels
 from dualspec_jax.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 
 PICTURES = 4  # clips shown at each evaluation
+STATISTICS_CLIPS = 512  # from which the classifier's inputs are scaled
 
 
 class Model(NamedTuple):
@@ -225,22 +226,58 @@ def _classifier_task(config: ConfigDict, workdir: Path) -> Task:
     else:
         SceneSource(data_dir, config.data.dataset, "train", ("label_index",))  # a missing data set is named here
         num_labels = len(dataset_labels(config, data_dir))
-    model = networks.make_classifier(config.classifier, num_labels)
+    c, audio = config.classifier, config.audio
+    model = networks.make_classifier(c, num_labels, audio.sample_rate / audio.hop_length)
+    batches = _scene_batches(config, workdir, "classifier")
+
+    statistics = jax.jit(functools.partial(texture_statistics, frame_rate=model.frame_rate))
+    reader = iter(batches("train", True, config.seed))
+    count = -(-STATISTICS_CLIPS // config.train.classifier.batch_size)
+    values = np.concatenate([np.asarray(statistics(next(reader)["mel"])) for _ in range(count)])
+    reader.close()
+    scale = {"center": np.mean(values, axis=0), "spread": np.std(values, axis=0) + 0.05}
 
     def init(key):
-        return model.init(key, jnp.zeros((1, config.audio.n_frames, config.audio.n_mels)))["params"]
+        params = model.init(key, jnp.zeros((1, audio.n_frames // c.pool, audio.n_mels)))["params"]
+        return params | {name: jnp.asarray(value) for name, value in scale.items()}
 
     def apply(params, mel, **kwargs):
         return model.apply({"params": params}, mel, **kwargs)
 
     def eval_fn(params, batch, key):
         del key
-        logits, _ = apply(params, sum_ears(batch["mel"]))
+        logits, _ = apply(params, batch["mel"])
         return {"accuracy": jnp.mean(jnp.argmax(logits, axis=-1) == batch["label"])}
 
-    loss_fn = losses.classifier_loss(apply, num_labels, config.classifier.mixup)
-    batches = _scene_batches(config, workdir, "classifier")
+    loss_fn = losses.classifier_loss(apply, num_labels, c.augment)
     return Task("classifier", init, loss_fn, eval_fn, batches, None, error=lambda metrics: -metrics["accuracy"])
+
+
+def _localiser_task(config: ConfigDict, workdir: Path) -> Task:
+    del workdir  # it needs nothing that is there
+    model = networks.make_localiser(config.localiser, config.audio)
+
+    def init(key):
+        return model.init(key, jnp.zeros((1, config.audio.n_bins, 4)))["params"]
+
+    def apply(params, statistics, **kwargs):
+        return model.apply({"params": params}, statistics, **kwargs)
+
+    def plain(params, statistics, **_):
+        return model.apply({"params": params}, statistics)
+
+    c = config.localiser
+    loss_fn = losses.localiser_loss(apply, c.azimuths, c.label_std_deg)
+    valid_loss = losses.localiser_loss(plain, c.azimuths, c.label_std_deg)
+
+    def eval_fn(params, batch, key):
+        loss, metrics = valid_loss(params, batch, key)
+        return metrics | {"loss": loss}
+
+    def batches(split, train, seed):
+        return make_batches(config, "localiser", split, seed=seed, train=train)
+
+    return Task("localiser", init, loss_fn, eval_fn, batches, None)
 
 
 def _load(workdir: Path, task: str) -> Any:

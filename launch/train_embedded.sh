@@ -35,7 +35,6 @@ train mel_vae
 train stft_vae
 stage encode dualspec_jax.encode --config "$CONFIG" --workdir "$WORKDIR"
 train diffusion
-train classifier
 if [[ ! -d $WORKDIR/bundle ]]; then
   stage export dualspec_jax.export --config "$CONFIG" --workdir "$WORKDIR" --out "$WORKDIR/bundle" --data "$DATA"
 fi

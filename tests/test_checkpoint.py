@@ -205,7 +205,9 @@ def test_another_task_is_refused(tmp_path):
         ("text_encoder", "diffusion.num_steps", False),
         ("stft_vae", "stft_vae.cue_weight", True),
         ("stft_vae", "mel_vae.kl_weight", False),
-        ("classifier", "classifier.mixup", True),
+        ("classifier", "classifier.pool", True),
+        ("diffusion", "localiser.azimuths", False),
+        ("localiser", "localiser.azimuths", True),
     ],
 )
 def test_sections_that_matter_depend_on_the_task(task, field, matters):

@@ -72,9 +72,16 @@ def test_models_have_their_shapes(path):
     sizes["unet"] = sum(p.size for p in jax.tree.leaves(variables))
     assert all(sizes.values())
 
-    mel = shape((b, a.n_frames, a.n_mels), jnp.float32)
-    (logits, _), _ = jax.eval_shape(networks.make_classifier(c.classifier, 7).init_with_output, key, mel)
-    assert logits.shape == (b, 7)
+    mel = shape((b, a.n_frames // c.classifier.pool, a.n_mels), jnp.float32)
+    (logits, _), variables = jax.eval_shape(
+        networks.make_classifier(c.classifier, 127, 100.0).init_with_output, key, mel
+    )
+    assert logits.shape == (b, 127)
+    assert 2 * sum(p.size for p in jax.tree.leaves(variables)) < 8e6  # float16 in the package
+    localiser = networks.make_localiser(c.localiser, a).init_with_output
+    logits, variables = jax.eval_shape(localiser, key, shape((b, a.n_bins, 4), jnp.float32))
+    assert logits.shape == (b, c.localiser.azimuths)
+    assert 2 * sum(p.size for p in jax.tree.leaves(variables)) < 3e6
     assert c.unet.channels != config.default().unet.channels or path.stem == "embedded"
     if path.stem == "base":  # Tango's U-Net has 866 M
         assert 0.99 < sizes["unet"] / 866e6 < 1.01

@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import soundfile
+from judges import save_random_classifier, save_random_localiser
 
 from dualspec_jax import config as config_lib
 from dualspec_jax import evaluate, networks, report
 from dualspec_jax.bundle import save_bundle
 from dualspec_jax.clip_judge import ClipJudge
-from dualspec_jax.event_metrics import load_classifier, save_classifier
+from dualspec_jax.event_metrics import CLASSIFIER, load_classifier, save_classifier
 from dualspec_jax.prompt_set import LABELS
 from dualspec_jax.real_scenes import load_scenes
 from dualspec_jax.spatial.hrtf import spherical_head
@@ -31,7 +32,8 @@ def tiny_config():
     c.unet.update(channels=(16, 16), attention=(False, True), head_dim=8, norm_groups=4)
     c.diffusion.num_steps = 10
     c.sample.update(steps=2, griffin_lim_iters=2)
-    c.classifier.channels = (8, 8)
+    c.classifier.hidden = (8, 8)
+    c.localiser.update(azimuths=36, hidden=(8,))
     config_lib.validate(c)
     return c
 
@@ -67,9 +69,8 @@ def place(tmp_path_factory):
     backend = tokenizer.backend.to_str()
     save_bundle(folder / "bundle", c, params, backend, np.zeros(shape[2]), np.ones(shape[2]), LABELS, "card")
 
-    model = networks.make_classifier(c.classifier, len(ALL_LABELS))
-    classifier = _random_params(model, jnp.zeros((1, c.audio.n_frames, c.audio.n_mels)))
-    save_classifier(folder / "classifier.safetensors", classifier, ALL_LABELS, c.classifier)
+    save_random_classifier(folder / "classifier.safetensors", c, ALL_LABELS)
+    save_random_localiser(folder / "localiser.safetensors", c)
 
     head = spherical_head()
     fields = {name: getattr(head, name) for name in ("hrir", "azimuth_deg", "elevation_deg", "sample_rate")}
@@ -89,7 +90,8 @@ def place(tmp_path_factory):
 def run(place, out, *more):
     return evaluate.main(
         ["--bundle", f"{place}/bundle", "--data", f"{place}/data", "--hrtf", f"{place}/head.npz", "--out", str(out)]
-        + ["--classifier", f"{place}/classifier.safetensors", "--batch-size", "2", "--limit", "3", *more]
+        + ["--classifier", f"{place}/classifier.safetensors", "--localiser", f"{place}/localiser.safetensors"]
+        + ["--batch-size", "2", "--limit", "3", *more]
     )
 
 
@@ -97,7 +99,7 @@ def test_a_tiny_bundle_is_measured_and_a_rerun_generates_nothing(place, tmp_path
     assert run(place, tmp_path, "--guidance", "2,1.5", "--seed", "5") == 0
     table = capsys.readouterr().out
     first = json.loads((tmp_path / "report.json").read_text())
-    names = ["real", "resynthesis", "round_trip", "round_trip_plain", "numeric", "words"]
+    names = ["real", "resynthesis", "round_trip", "round_trip_plain", "numeric", "words", "cascade"]
     assert list(first["systems"]) == names
     for name in names:
         assert name in table
@@ -106,9 +108,13 @@ def test_a_tiny_bundle_is_measured_and_a_rerun_generates_nothing(place, tmp_path
     assert first["prompt_set"]["version"] == 1 and len(first["prompt_set"]["rows"]["words"]) == 120
     real = first["systems"]["real"]["summary"]
     assert real["itd_error_us"]["value"] < 60.0 and real["lateral_mae_deg"]["value"] < 2.0
+    assert real["itd_error_us"] and first["systems"]["cascade"]["summary"]["lateral_mae_deg"]["value"] < 5.0
+    assert first["event_sets"]["words"]["n_real"] == 3 and "frechet" in first["event_sets"]["words"]
+    assert "frechet_extrapolated" not in first["event_sets"]["words"]  # of 3 clips: not told
+    assert 0.0 <= first["systems"]["words"]["summary"]["network_confidence_percent"]["value"] <= 100.0
     assert "log_mel_l1" in first["systems"]["round_trip"]["summary"]
     assert first["systems"]["resynthesis"]["summary"]["itd_shift_us"]["value"] < 30.0
-    for name in ("azimuth.png", "events.png", "spectrograms.png"):
+    for name in ("azimuth.png", "polar.png", "events.png", "spectrograms.png"):
         assert (tmp_path / name).stat().st_size > 5000
     clip = first["systems"]["words"]["clips"][0]
     with wave.open(str(tmp_path / "wav" / clip["wav"])) as w:
@@ -118,8 +124,29 @@ def test_a_tiny_bundle_is_measured_and_a_rerun_generates_nothing(place, tmp_path
     assert run(place, tmp_path, "--guidance", "2,1.5", "--seed", "5", "--rows", "words,numeric") == 0
     second = json.loads((tmp_path / "report.json").read_text())
     assert list(second["systems"]) == ["numeric", "words"]
+    for clip in first["systems"]["words"]["clips"]:
+        clip.pop("event_kl")  # to the real clips, which the second run does not look at
     assert second["systems"]["words"]["clips"] == first["systems"]["words"]["clips"]
     assert second["seconds_per_clip"] == first["seconds_per_clip"]
+
+
+def test_a_folder_of_files_is_measured_and_mono_is_refused(place, tmp_path, capsys):
+    wavs, head = tmp_path / "wavs", spherical_head()
+    wavs.mkdir()
+    noise = 0.1 * np.random.default_rng(0).standard_normal(10240).astype(np.float32)
+    for azimuth in (60, 210, 300):
+        soundfile.write(wavs / f"hiss_true{azimuth}_0.wav", render(noise, azimuth, head), 16000)
+    assert run(place, tmp_path / "out", "--wav-dir", f"{wavs}") == 0
+    report_ = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert list(report_["systems"]) == ["files"]
+    summary = report_["systems"]["files"]["summary"]
+    assert summary["azimuth_mae_deg"]["value"] < 2.0 and summary["itd_error_us"]["value"] < 20.0
+    assert "event_all_percent" not in summary  # nobody said what it should be
+    assert not (tmp_path / "out" / "events.png").exists()
+    capsys.readouterr()
+    soundfile.write(wavs / "a_true0.wav", noise, 16000)
+    assert run(place, tmp_path / "out", "--wav-dir", f"{wavs}", "--limit", "9") == 2
+    assert "has 1 channel: it must have 2 (stereo)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -132,6 +159,10 @@ def test_a_tiny_bundle_is_measured_and_a_rerun_generates_nothing(place, tmp_path
         (["--classifier", "{p}/nowhere"], "no such file"),
         (["--classifier", "{p}/head.npz"], "not a readable safetensors file"),
         (["--classifier", "{p}/bundle/mel_vae.safetensors"], "its header holds no labels"),
+        (["--localiser", "{p}/classifier.safetensors"], "its header holds no azimuths"),
+        (["--wav-dir", "{p}/nowhere"], "no such folder"),
+        (["--azimuths", "{p}/x.csv"], "goes with --wav-dir"),
+        (["--clap", "{p}/nowhere"], "give the folder of a CLAP model"),
         (["--out", "{p}/head.npz"], "cannot be made"),
         (["--limit", "0"], "must be at least 1"),
         (["--batch-size", "0"], "must be at least 1"),
@@ -163,10 +194,16 @@ def test_missing_data_and_hrtf_are_named(monkeypatch, capsys, tmp_path):
 
 def test_classifier_comes_back(place):
     classifier = load_classifier(place / "classifier.safetensors")
-    assert classifier.labels == ALL_LABELS and classifier.model.channels == (8, 8)
-    assert classifier.logits(jnp.zeros((1, 64, 64, 2))).shape == (1, 11)
+    assert classifier.labels == ALL_LABELS and classifier.model.hidden == (8, 8)
+    logits, embedding = classifier(jnp.zeros((1, 64, 64, 2)))
+    assert logits.shape == (1, 11) and embedding.shape == (1, 8)
     with pytest.raises(ValueError, match="labels: 2 of them, but the classifier has 11 outputs"):
-        save_classifier(place / "x.safetensors", classifier.params, ("a", "b"), tiny_config().classifier)
+        save_classifier(place / "x.safetensors", classifier.params, ("a", "b"), tiny_config().classifier, 100.0)
+
+
+def test_the_package_ships_a_classifier_of_at_most_8_mb():
+    assert CLASSIFIER.stat().st_size <= 8e6
+    assert set(LABELS) <= set(load_classifier().labels)
 
 
 def test_scenes_are_the_valid_recordings_all_around_and_seeded(place):
@@ -193,6 +230,46 @@ def test_judge_on_clips_of_known_direction_and_silence(place):
     assert silent["itd_error_us"] == pytest.approx(abs(silent["target_itd_us"]))
     with pytest.raises(ValueError, match="does not know the label 'yak'"):
         ClipJudge(head, audio, load_classifier(place / "classifier.safetensors"), ("yak",))
+
+
+def test_metrics_move_the_right_way(place):
+    """Each change of a clip moves what it should, and leaves the rest."""
+    head, audio, c = spherical_head(), tiny_config().audio, tiny_config()
+    judge = ClipJudge(head, audio, load_classifier(place / "classifier.safetensors"), LABELS, batch_size=8)
+    rng = np.random.default_rng(0)
+    noise = 0.1 * rng.standard_normal(10240).astype(np.float32)
+    clip = render(noise, 60.0, head)
+    late = np.stack([clip[:, 0], np.roll(clip[:, 1], 4)], axis=-1)  # the right ear another 250 us later
+    diffuse = clip + 0.5 * np.std(clip) * rng.standard_normal(clip.shape).astype(np.float32)
+    clips = np.stack([clip, clip[:, ::-1], late, diffuse, render(noise, 70.0, head)])
+    plain, swapped, late, diffuse, rotated = judge(clips, [60.0] * 5, ["rain"] * 5)
+    same = lambda a, b, *fields, rel=1e-3: all(a[f] == pytest.approx(b[f], rel=rel, abs=1e-3) for f in fields)
+
+    assert swapped["measured_deg"] == pytest.approx(300.0, abs=1.0) and swapped["same_side"] == 0.0
+    assert swapped["itd_us"] == pytest.approx(-plain["itd_us"], abs=0.1)
+    assert swapped["ild_bands_db"] == pytest.approx([-x for x in plain["ild_bands_db"]], abs=1e-3)
+    assert same(swapped, plain, "coherence", "peak_dbfs", "silent")
+    np.testing.assert_allclose(swapped["probabilities"], plain["probabilities"], atol=1e-4)
+
+    assert late["itd_us"] == pytest.approx(plain["itd_us"] + 250.0, abs=5.0)
+    assert same(late, plain, "ild_db", "peak_dbfs", rel=0.01)
+
+    assert diffuse["coherence"] < plain["coherence"] - 0.1
+    assert abs(diffuse["itd_us"] - plain["itd_us"]) < 30.0
+
+    assert rotated["azimuth_error_deg"] == pytest.approx(10.0, abs=1.0) and rotated["within_5"] == 0.0
+    assert rotated["within_15"] == rotated["same_side"] == 1.0 and rotated["front_back"] == 0.0
+    assert same(rotated, plain, "coherence", "silent", rel=0.01)
+    assert c.audio.sample_rate == 16000
+
+
+def test_wording_spread_is_that_of_styles_of_one_request():
+    rows = [("rain", 0.0, "doa", 10.0), ("rain", 0.0, "clock", 350.0), ("rain", 90.0, "doa", 90.0)]
+    rows += [("rooster", 0.0, "doa", 5.0), ("rooster", 0.0, "general", 5.0), ("rooster", 0.0, "clock", float("nan"))]
+    names = ("label", "asked_deg", "style", "measured_deg")
+    first, second = report.wording_spreads([dict(zip(names, row, strict=True)) for row in rows])
+    assert first["wording_spread_deg"] == pytest.approx(10.0, rel=0.01)
+    assert second["wording_spread_deg"] == pytest.approx(0.0, abs=1e-4)
 
 
 def test_summary_of_known_numbers_and_its_interval():

@@ -96,14 +96,47 @@ def test_text_loss_leaves_out_what_the_caption_leaves_out():
     assert metrics["label_accuracy"] == 1.0 and metrics["azimuth_error_deg"] == pytest.approx(0.0, abs=1e-3)
 
 
-def test_classifier_loss_mixes_labels_with_the_sounds():
+def test_classifier_loss_sees_augmented_clips_and_the_label():
     seen = {}
 
     def apply(params, mel, train, rngs):
         seen["mel"] = mel
-        return jnp.zeros((mel.shape[0], 3)), None
+        return 20.0 * jax.nn.one_hot(jnp.array([0, 1, 2, 1]), 3), None
 
-    batch = {"mel": np.random.default_rng(0).normal(size=(4, 128, 16, 2)).astype(np.float32), "label": np.arange(4) % 3}
-    loss, _ = losses.classifier_loss(apply, 3, mixup=0.3)(None, batch, KEY)
-    assert loss == pytest.approx(np.log(3), rel=1e-5)  # uniform logits cost log K whatever the mixture
+    batch = {"mel": np.random.default_rng(0).normal(size=(4, 128, 16)).astype(np.float32), "label": np.arange(4) % 3}
+    loss, metrics = losses.classifier_loss(apply, 3, 0.9, smoothing=0.0)(None, batch, KEY)
+    assert metrics["accuracy"] == 0.75 and loss == pytest.approx(5.0, rel=1e-4)  # one of four, 20 nats wrong
     assert seen["mel"].shape == (4, 128, 16) and np.isfinite(seen["mel"]).all()
+    assert np.all(np.abs(seen["mel"] - batch["mel"]).mean(axis=(1, 2)) > 0.05)
+    smooth, _ = losses.classifier_loss(apply, 3, 0.9, smoothing=0.3)(None, batch, KEY)
+    assert smooth > loss
+
+
+def test_augmentation_of_nothing_changes_nothing():
+    mel = np.random.default_rng(0).normal(size=(3, 32, 16)).astype(np.float32)
+    np.testing.assert_allclose(losses.augment_content(mel, KEY, 0.0), mel, atol=1e-4)
+
+
+def test_localiser_loss_knows_the_circle():
+    logits = -100.0 * jnp.ones((2, 36)).at[:, 0].set(0.0)  # sure of the front
+    apply = lambda params, statistics, train, rngs: logits
+    batch = {"statistics": np.zeros((2, 8, 4), np.float32), "azimuth_deg": np.float32([359.0, 180.0])}
+    near, _ = losses.localiser_loss(apply, 36, 1.0)(None, {k: v[:1].repeat(2, 0) for k, v in batch.items()}, KEY)
+    loss, metrics = losses.localiser_loss(apply, 36, 1.0)(None, batch, KEY)
+    assert near < 1e-3 < loss
+    assert metrics["azimuth_error_deg"] == pytest.approx((1.0 + 180.0) / 2) and metrics["within_10"] == 0.5
+
+
+def test_an_absent_branch_is_zero_and_must_stay_so():
+    """With weight 0 the STFT latents are zero: the exact denoiser of ones there is now wrong, one of zeros is right."""
+
+    def zero_stft(params, x_t, t, *_):
+        a = jnp.asarray(params)[t][:, None, None, None]
+        x0 = jnp.ones_like(x_t) * jnp.array([1.0, 0.0])
+        return velocity(params, x0, (x_t - jnp.sqrt(a) * x0) / jnp.sqrt(1 - a), t)
+
+    loss, _ = diffusion(zero_stft, weight=(1.0, 0.0))
+    assert loss == pytest.approx(0.0, abs=1e-5)
+    assert diffusion(zero_stft)[0] > 0.1
+    wrong = diffusion(lambda *args: zero_stft(*args) + jnp.array([0.0, 1.0]), weight=(1.0, 0.0))[0]
+    assert 0.0 < wrong < 0.2

@@ -80,6 +80,42 @@ def test_silence_has_no_cues():
     assert np.isnan(_localiser(spherical_head()).locate(_spec(silence)))
 
 
+def test_ild_per_band_of_a_known_filter():
+    t = np.arange(16000) / RATE
+    low, high = np.sin(2 * np.pi * 500 * t), np.sin(2 * np.pi * 4000 * t)
+    waveform = np.stack([10 * low + high, low + 2 * high], axis=-1)
+    np.testing.assert_allclose(
+        metrics.ild_bands_db(waveform, edges_hz=(200.0, 1000.0, 8000.0)), [20.0, -20 * np.log10(2)], atol=1e-6
+    )
+    assert len(metrics.ild_bands_db(waveform)) == len(metrics.ILD_EDGES_HZ) - 1
+
+
+def test_coherence_of_one_source_of_none_and_between():
+    mono, other = _noise(160000), _noise(160000, seed=1)
+    pair = lambda share: np.stack([mono, 0.3 * (np.sqrt(share) * mono + np.sqrt(1 - share) * other)], axis=-1)
+    assert metrics.interaural_coherence(pair(1.0)) == pytest.approx(1.0, abs=1e-9)
+    assert metrics.interaural_coherence(pair(0.0)) < 0.08  # 312 frames: about sqrt(pi / 4 / n)
+    assert metrics.interaural_coherence(pair(0.5)) == pytest.approx(np.sqrt(0.5), abs=0.03)
+    assert metrics.interaural_coherence(render(mono.astype(np.float32), 75.0, spherical_head())) > 0.98
+    assert np.isnan(metrics.interaural_coherence(pair(1.0)[:1200]))  # one frame
+    assert np.isnan(metrics.interaural_coherence(pair(1.0) * np.array([1.0, 0.0])))
+    assert not np.isnan(metrics.interaural_coherence(pair(1.0)[:1200], frame=256))
+
+
+def test_sides():
+    side = metrics.same_side([10.0, 200.0, 170.0, 0.0, 5.0, np.nan], [90.0, 90.0, 30.0, 30.0, 10.0, 90.0])
+    np.testing.assert_array_equal(side, [1, 0, 1, 0, np.nan, np.nan])
+
+
+def test_circular_mean_and_deviation():
+    mean, spread = metrics.circular_mean_std([350.0, 10.0, np.nan])
+    assert mean % 360.0 == pytest.approx(0.0, abs=1e-6) or mean == pytest.approx(360.0)
+    assert spread == pytest.approx(10.0, rel=0.01)
+    assert metrics.circular_mean_std([77.0])[1] == pytest.approx(0.0, abs=1e-5)
+    assert metrics.circular_mean_std([0.0, 120.0, 240.0])[1] > 300.0
+    assert all(np.isnan(metrics.circular_mean_std([np.nan])))
+
+
 def test_peak():
     assert metrics.peak_dbfs(np.array([[0.1, -0.5], [0.2, 0.0]])) == pytest.approx(-6.0206, abs=1e-4)
 
@@ -133,6 +169,20 @@ def test_localiser_scores_fall_with_the_level_error():
     assert metrics.circular_error(deaf.locate(wrong), 40.0) < 2.0
     strict = metrics.TemplateLocaliser(responses, freqs, ild_weight=0.1)
     assert strict.scores(wrong)[40] < strict.scores(spec)[40]
+
+
+def test_coherence_power_makes_the_localiser_proof_against_a_diffuse_field():
+    hrtf, rng = spherical_head(), np.random.default_rng(0)
+    waveform = render(_noise().astype(np.float32), 75.0, hrtf)
+    waveform = waveform + 1.5 * np.std(waveform) * rng.standard_normal(waveform.shape)
+    responses, freqs = hrtf.spectrum(np.arange(360.0)), np.arange(512) * RATE / 1024
+    errors = [
+        metrics.azimuth_errors(
+            metrics.TemplateLocaliser(responses, freqs, coherence_power=p).locate(_spec(waveform)), 75.0
+        )
+        for p in (0.0, 4.0)
+    ]
+    assert float(errors[1]["lateral"]) < 0.5 * float(errors[0]["lateral"])
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 import collections
 
+import numpy as np
 import pytest
 
 from dualspec_jax import prompt_set
@@ -7,14 +8,39 @@ from dualspec_jax.prompt_set import AZIMUTHS_DEG, LABELS, PROMPT_SET_VERSION, li
 from dualspec_jax.spatial.direction import circular_difference, parse_direction
 from dualspec_jax.spatial.sounds import match_sound
 
-DIGESTS = {
-    1: "38539b4c5a209eb1cf5fca2722b4aea78f7ec0f17d91bc24f0f5fd79d70d2aee"
-}  # a changed prompt set needs a new version, and a line here
+DIGESTS = {  # a changed prompt set needs a new version, and a line here
+    1: {
+        "ten": "38539b4c5a209eb1cf5fca2722b4aea78f7ec0f17d91bc24f0f5fd79d70d2aee",
+        "full": "41d20bbd6e8dff6ec10913ebf4fcde48bf8d213029f9a988a3b9781482c5725f",
+        "quick": "04ac7c38c2d20a00dcd1bdff182c55cb2a2c510258d24a64e9f9a31763b1c9e4",
+    }
+}
 
 
-def test_the_set_is_what_its_version_says():
-    assert prompt_set.to_json() == prompt_set.to_json()
-    assert prompt_set.to_json()["sha256"] == DIGESTS[PROMPT_SET_VERSION]
+@pytest.mark.parametrize("name", prompt_set.SETS)
+def test_a_set_is_what_its_version_says(name):
+    assert prompt_set.to_json(name)["sha256"] == DIGESTS[PROMPT_SET_VERSION][name]
+
+
+def test_quick_asks_for_the_same_directions_in_three_wordings():
+    words, numeric = (make_prompts(row, "quick") for row in ("words", "numeric"))
+    assert len(words) + len(numeric) == 120
+    requests = collections.Counter((p.label, p.azimuth_deg) for p in words)
+    assert set(requests.values()) == {3} and len(requests) == 30
+    assert set(requests) == {(p.label, p.azimuth_deg) for p in numeric}
+    assert {azimuth for _, azimuth in requests} == {45.0 * k for k in range(8)}
+
+
+def test_full_covers_the_circle_for_every_well_populated_sound():
+    prompts = make_prompts("words", "full")
+    assert len(prompts) == 27 * 24 * 3 and len(make_prompts("numeric", "full")) == 27 * 24
+    some = prompts[::7]
+    assert np.mean([match_sound(p.text).label == p.label for p in some]) > 0.9  # "crunching wood" may be steps
+    for prompt in some:
+        direction = parse_direction(prompt.text)
+        assert abs(circular_difference(direction.azimuth_deg, prompt.azimuth_deg)) < 1e-6, prompt
+        assert direction.style == prompt.style
+    assert {p.azimuth_deg for p in prompts if p.style == "clock"} == {15.0 * k for k in range(24)}
 
 
 @pytest.mark.parametrize("row", prompt_set.ROWS)
@@ -48,6 +74,8 @@ def test_styles_take_turns():
 def test_unknown_row():
     with pytest.raises(ValueError, match="row = 'real': must be one of"):
         make_prompts("real")
+    with pytest.raises(ValueError, match="prompt set = 'all': must be one of"):
+        make_prompts("words", "all")
 
 
 def test_limit_keeps_the_order_and_spreads():

@@ -15,9 +15,12 @@ from dualspec_jax import sample
 from dualspec_jax.bundle import load_bundle
 from dualspec_jax.checkpoint import load_params
 from dualspec_jax.encode import encode_split
+from dualspec_jax.event_metrics import load_classifier
 from dualspec_jax.export import export
+from dualspec_jax.export_judges import export_judges
 from dualspec_jax.input_pipeline import load_latents
 from dualspec_jax.loop import train
+from dualspec_jax.network_localiser import load_localiser
 from dualspec_jax.tasks import make_task
 from dualspec_jax.wav import read_wav
 
@@ -51,7 +54,7 @@ def workdir(config, source, tmp_path_factory) -> Path:
     build(tiny, path / "tfds", source)
     with pytest.raises(ValueError, match="encode"):
         make_task(config, "diffusion", path)
-    for task in ("text_encoder", "mel_vae", "stft_vae", "classifier"):
+    for task in ("text_encoder", "mel_vae", "stft_vae", "classifier", "localiser"):
         train(config, make_task(config, task, path), path)
     for split in ("train", "valid"):
         encode_split(config, path, split, batch_size=4)
@@ -60,7 +63,7 @@ def workdir(config, source, tmp_path_factory) -> Path:
 
 
 def test_each_task_logs_finite_losses_and_draws(workdir):
-    for task in ("text_encoder", "mel_vae", "stft_vae", "classifier", "diffusion"):
+    for task in ("text_encoder", "mel_vae", "stft_vae", "classifier", "localiser", "diffusion"):
         lines = [json.loads(line) for line in (workdir / task / "metrics.jsonl").read_text().splitlines()]
         assert [line["step"] for line in lines if "loss" in line] == [1, 2]
         assert all(np.isfinite(value) for line in lines for value in line.values())
@@ -127,10 +130,22 @@ def test_bundle_holds_the_averaged_weights_and_makes_a_sound(config, source, wor
     np.testing.assert_allclose(bundle.params["unet"]["conv_in"]["kernel"], trained, atol=1e-3)
     card = (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
     assert "title/0" in card and "someone" in card and "audio/2.flac" not in card  # valid recordings did not train it
-    assert (tmp_path / "bundle" / "classifier.safetensors").exists()
     monkeypatch.chdir(tmp_path)
     assert sample.main(["--prompt", "rain on my left", "--bundle", "bundle", "--out", "rain.wav"]) == 0
     assert read_wav(tmp_path / "rain.wav")[0].shape == (81920, 2)
+
+
+def test_judges_are_exported_with_labels_and_temperature(workdir, tmp_path):
+    paths = export_judges(workdir, tmp_path / "judges")
+    assert [path.name for path in paths] == ["classifier.safetensors", "localiser.safetensors"]
+    classifier, localiser = load_classifier(paths[0]), load_localiser(paths[1])
+    assert classifier.labels == ("dog barking", "rain")
+    trained = load_params(workdir / "classifier")[0]["hidden_0"]["kernel"]
+    np.testing.assert_allclose(classifier.params["hidden_0"]["kernel"], trained, atol=1e-3)
+    assert np.std(classifier.params["center"]) > 0.1  # set from the clips, not zero
+    assert 0.3 <= localiser.temperature <= 5.0
+    with pytest.raises(ValueError, match="no checkpoint of classifier or localiser"):
+        export_judges(tmp_path, tmp_path / "judges")
 
 
 def test_export_refuses_an_existing_folder_and_missing_parts(config, source, workdir, tmp_path):

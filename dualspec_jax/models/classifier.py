@@ -1,4 +1,4 @@
-"""A small convolutional network that names the event in a log-mel spectrogram, for the metrics."""
+"""A small network that names the event in a log-mel spectrogram, for the metrics."""
 
 from collections.abc import Sequence
 
@@ -6,33 +6,34 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from dualspec_jax.ops.texture import texture_statistics
+
 
 class EventClassifier(nn.Module):
-    """Log-mel of the content [B, T, M] -> (logits [B, K], embedding [B, 2 * channels[-1]]).
+    """Log-mel of the content [B, T, M] -> (logits [B, K], embedding [B, hidden[-1]]).
 
-    Each sample is first normalised by its own mean over the loudest half of its cells, so level does not matter:
-    always look at the level beside the label, a near-silent clip gets a confident label too.
+    The network sees texture statistics of the clip, which it first brings to mean 0 and spread 1 (`center` and
+    `spread`, set from the training data by `tasks`). Level does not matter: always look at the level beside the label,
+    a near-silent clip gets a confident label too.
+
+    Attributes:
+      hidden: widths of the layers.
+      frame_rate: of the log-mel, frames per second.
     """
 
     num_labels: int
-    channels: Sequence[int] = (32, 64, 96, 128)
-    dropout: float = 0.2
+    hidden: Sequence[int] = (256, 128)
+    dropout: float = 0.3
+    frame_rate: float = 50.0
 
     @nn.compact
     def __call__(self, mel: Float[Array, "B T M"], train: bool = False):
-        x = jnp.maximum(mel, jnp.max(mel, axis=(1, 2), keepdims=True) - 8.0)
-        x = (x - jnp.mean(x, axis=(1, 2), keepdims=True)) / (jnp.std(x, axis=(1, 2), keepdims=True) + 0.1)
-        x = x[..., None]
-        band = jnp.linspace(-1.0, 1.0, x.shape[2])[None, None, :, None]
-        x = jnp.concatenate([x, jnp.broadcast_to(band, x.shape)], axis=-1)
-        for i, width in enumerate(self.channels):
-            stride = (2, 2) if i == 0 else (1, 1)
-            x = nn.Conv(width, (3, 3), stride, padding=1, name=f"conv_{i}_0")(x)
-            x = nn.silu(nn.GroupNorm(8, name=f"norm_{i}_0")(x))
-            if i > 0:
-                y = nn.Conv(width, (3, 3), padding=1, name=f"conv_{i}_1")(x)
-                x = x + nn.silu(nn.GroupNorm(8, name=f"norm_{i}_1")(y))
-            x = nn.max_pool(x, (2, 2), (2, 2))
-        embedding = jnp.concatenate([jnp.mean(x, axis=(1, 2)), jnp.max(x, axis=(1, 2))], axis=-1)
-        h = nn.Dropout(self.dropout, deterministic=not train)(embedding)
-        return nn.Dense(self.num_labels, name="label")(h), embedding
+        x = texture_statistics(mel, self.frame_rate)
+        center = self.param("center", nn.initializers.zeros, x.shape[-1:])
+        spread = self.param("spread", nn.initializers.ones, x.shape[-1:])
+        x = jnp.clip((x - center) / spread, -4.0, 4.0)
+        for i, width in enumerate(self.hidden):
+            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+            x = nn.silu(nn.Dense(width, name=f"hidden_{i}")(x))
+        h = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return nn.Dense(self.num_labels, name="label")(h), x

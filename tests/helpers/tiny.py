@@ -24,7 +24,8 @@ def tiny_config() -> ConfigDict:
     c.text.update(vocab_size=800, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, max_length=24)
     c.unet.update(channels=(16, 16), attention=(False, True), head_dim=8, norm_groups=4)
     c.sample.update(steps=3, griffin_lim_iters=2)
-    c.classifier.channels = (8, 8)
+    c.classifier.hidden = (8, 8)
+    c.localiser.update(azimuths=36, hidden=(8,))
     for task in config_lib.TASKS:
         c.train[task].update(batch_size=4, steps=2, log_every=1, eval_every=2, eval_batches=1, save_every=2)
     config_lib.validate(c)

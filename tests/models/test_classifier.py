@@ -7,8 +7,8 @@ from dualspec_jax.models.classifier import EventClassifier
 
 
 def test_level_does_not_matter_but_content_does():
-    model = EventClassifier(5, channels=(8, 8))
-    mel = jax.random.normal(jax.random.key(0), (2, 32, 16))
+    model = EventClassifier(5, hidden=(8, 16))
+    mel = jax.random.normal(jax.random.key(0), (2, 64, 32))
     apply, params = jax.jit(model.apply), draw_params(model, mel)
     logits, embedding = apply(params, mel)
     assert logits.shape == (2, 5) and embedding.shape == (2, 16)
@@ -17,8 +17,8 @@ def test_level_does_not_matter_but_content_does():
 
 
 def test_dropout_acts_in_training_only():
-    model = EventClassifier(5, channels=(8, 8), dropout=0.5)
-    mel = jax.random.normal(jax.random.key(0), (2, 32, 16))
+    model = EventClassifier(5, hidden=(8, 8), dropout=0.5, frame_rate=25.0)
+    mel = jax.random.normal(jax.random.key(0), (2, 64, 32))
     params = draw_params(model, mel)
     train = jax.jit(lambda key: model.apply(params, mel, train=True, rngs={"dropout": key})[0])
     run = lambda seed: train(jax.random.key(seed))
