@@ -11,6 +11,7 @@ from typing import Any
 
 import grain
 import numpy as np
+from absl import flags
 from ml_collections import ConfigDict
 
 from dualspec_jax.ops.coding import decode_stft_features
@@ -212,6 +213,8 @@ def make_batches(
     )
     dataset = mixed.to_iter_dataset(reader)
     if feeding.num_workers:  # before batching: then the order does not depend on how many there are
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain's workers read absl's flags, which a program may not use at all
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=feeding.num_workers))
     dataset = dataset.batch(batch_size // count, drop_remainder=True)
     return dataset.map(finish) if finish else dataset

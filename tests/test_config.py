@@ -21,6 +21,10 @@ BROKEN = [
     ("diffusion.num_steps", 1, "at least 2"),
     ("diffusion.null_prob", 0.9, "at most 1"),
     ("diffusion.azimuth_token_prob", 1.5, r"in [0, 1]"),
+    ("feeding.source", "disk", "features or render"),
+    ("feeding.num_workers", -1, "0 or more"),
+    ("feeding.mirror", 1.5, "in [0, 1]"),
+    ("feeding.mix", (("a/b:1.0.0", 0.0),), "a positive weight"),
     ("sample.steps", 1001, "diffusion.num_steps = 1000"),
     ("sample.eta", -0.1, "in [0, 1]"),
     ("train.mel_vae.batch_size", 0, "at least 1"),
@@ -57,6 +61,24 @@ def test_an_error_names_field_value_and_rule(field, value, rule):
     assert rule in message
     if "same latent grid" not in rule:  # that one shows the two grids
         assert repr(value) in message
+
+
+def test_rendering_needs_a_bank_and_takes_no_mixture():
+    config = default()
+    config.feeding.source = "render"
+    with pytest.raises(ValueError, match="config.feeding.clip_bank = ''"):
+        validate(config)
+    config.feeding.clip_bank = "bank"
+    validate(config)
+    config.feeding.mix = (("a/b:1.0.0", 1.0),)
+    with pytest.raises(ValueError, match="only for feeding.source = features"):
+        validate(config)
+
+
+def test_bundles_from_before_feeding_are_valid():
+    config = default().unlock()
+    del config.feeding
+    validate(config)
 
 
 def test_each_task_has_training_settings():

@@ -250,7 +250,12 @@ def _open_job(folder: str, stamp: str):
     job = pickle.loads(Path(folder, "job.pickle").read_bytes())
     features = make_features(job.labels, job.recipe.scene_json)
     serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
-    return job, lambda record: serializer.serialize_example(features.encode_example(record))
+
+    def serialise(record: dict) -> bytes:
+        example = serializer.get_tf_example(features.encode_example(record))
+        return example.SerializeToString(deterministic=True)  # else the order of the fields differs between processes
+
+    return job, serialise
 
 
 @functools.lru_cache(maxsize=2)

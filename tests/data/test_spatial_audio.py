@@ -366,7 +366,7 @@ from data.spatial_audio import build, job
 from data.spatial_audio.spatial_audio_dataset_builder import SpatialAudioConfig
 if __name__ == "__main__":
     job.SHARD = 3
-    config = SpatialAudioConfig(name="killed", description="x", n_train=30, n_valid=4)
+    config = SpatialAudioConfig(name="killed", description="x", n_train=15, n_valid=2)
     build.build(config, sys.argv[1], sys.argv[2], workers=int(sys.argv[3]))
 """
 
