@@ -5,6 +5,8 @@ import math
 from ml_collections import ConfigDict
 
 TASKS = ("mel_vae", "stft_vae", "text_encoder", "classifier", "diffusion")
+SOLVERS = ("ddim", "dpmpp_2m", "unipc")
+VOCODERS = ("griffin_lim", "griffin_lim_stft")
 
 
 def default() -> ConfigDict:
@@ -124,6 +126,12 @@ def default() -> ConfigDict:
             griffin_lim_momentum=0.99,
         )
     )
+    c.sampler = ConfigDict(
+        dict(
+            solver="ddim",  # one of SOLVERS
+            guidance_interval=(0.0, 1.0),  # noise levels t / num_steps that are guided; 1 is pure noise
+        )
+    )
     c.classifier = ConfigDict(dict(channels=(32, 64, 96, 128), dropout=0.2, mixup=0.3))
     c.train = ConfigDict()
     for task, batch, steps, lr in (
@@ -219,6 +227,9 @@ def validate(config: ConfigDict) -> None:
     s = config.sample
     need(1 <= s.steps <= d.num_steps, "sample.steps", s.steps, f"in [1, diffusion.num_steps = {d.num_steps}]")
     need(0 <= s.eta <= 1, "sample.eta", s.eta, "in [0, 1]")
+    need(config.sampler.solver in SOLVERS, "sampler.solver", config.sampler.solver, f"one of {', '.join(SOLVERS)}")
+    low, high = config.sampler.guidance_interval
+    need(0 <= low <= high <= 1, "sampler.guidance_interval", (low, high), "rising and in [0, 1]")
     for task in TASKS:
         t = config.train[task]
         need(t.batch_size >= 1, f"train.{task}.batch_size", t.batch_size, "at least 1")
@@ -227,3 +238,15 @@ def validate(config: ConfigDict) -> None:
         need(0 <= t.ema_decay < 1, f"train.{task}.ema_decay", t.ema_decay, "in [0, 1)")
         for field in ("log_every", "eval_every", "save_every", "keep"):
             need(t[field] >= 1, f"train.{task}.{field}", t[field], "at least 1")
+
+
+def branch_guidance(scale: float | tuple[float, float]) -> tuple[float, float]:
+    """Return (Mel, STFT) scales; one number drives the Mel branch and leaves STFT at the smaller of it and 3.
+
+    Raises:
+      ValueError: not one or two numbers in [0, 100].
+    """
+    parts = tuple(scale) if isinstance(scale, tuple | list) else (scale, min(scale, 3.0))
+    if len(parts) != 2 or not all(0.0 <= p <= 100.0 for p in parts):
+        raise ValueError(f"guidance_scale = {scale!r}: must be one or two numbers in [0, 100], as in 4 or (4, 3)")
+    return float(parts[0]), float(parts[1])

@@ -13,9 +13,9 @@ from ml_collections import ConfigDict
 from dualspec_jax import losses, networks
 from dualspec_jax.checkpoint import load_params
 from dualspec_jax.config import TASKS
-from dualspec_jax.diffusion.ddim import ddim_sample
 from dualspec_jax.diffusion.guidance import guide
 from dualspec_jax.diffusion.schedule import make_alpha_bar
+from dualspec_jax.diffusion.solvers import sample_latent
 from dualspec_jax.input_pipeline import SceneSource, make_batches
 from dualspec_jax.models.text_encoder import CaptionHeads
 from dualspec_jax.ops.mel import sum_ears
@@ -245,7 +245,7 @@ def _diffusion_task(config: ConfigDict, workdir: Path) -> Task:
         keys = jax.random.split(key, PICTURES)
         noise = jax.random.normal(key, batch["latent"].shape)
         guided = guide(lambda x, t, **c: denoiser(params, x, t, **c), condition, null, scale)
-        z = ddim_sample(guided, noise, keys, alpha_bar, steps=10, prediction=d.prediction)
+        z = sample_latent(guided, noise, keys, alpha_bar, steps=10, prediction=d.prediction)
         z = (z * std + mean)[..., :n_mel]
         return mel_vae.apply({"params": mel_params}, z, method="decode")
 
