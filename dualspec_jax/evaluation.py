@@ -73,13 +73,12 @@ class ClipStore:
 
     def __init__(self, root: Path, generator: Generator, seed: int):
         self.generator, self.seed = generator, seed
-        self.settings = {name: getattr(generator, name) for name in ("steps", "guidance_mel", "guidance_stft", "eta")}
+        self.settings = generator.settings
         key = {
             "bundle_sha256": generator.bundle.digest,
             "prompt_set_version": PROMPT_SET_VERSION,
             "prompt_set_sha256": prompts_to_json()["sha256"],
             "seed": seed,
-            "vocoder": generator.vocoder,
             **self.settings,
         }
         text = json.dumps(key, indent=1, sort_keys=True)

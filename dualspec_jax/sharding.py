@@ -1,7 +1,7 @@
 """Mesh, batch and state shardings; the only file that knows mesh axis names."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -79,3 +79,20 @@ def place_batch(batch: Any, mesh: Mesh) -> Any:
     if jax.process_count() > 1:
         return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, x.__getitem__), batch)
     return jax.device_put(batch, sharding)
+
+
+def split_batch(function: Callable, batch_size: int, batched: Sequence[bool]) -> Any:
+    """Return a jitted function whose batch is split over the devices, each making its samples on its own.
+
+    Args:
+      function: its samples do not depend on each other; every result has a leading batch axis.
+      batched: for each argument, whether it has a leading batch axis; others go to every device.
+    """
+    mesh = make_mesh(batch_size)
+    if mesh.size == 1:
+        return jax.jit(function)
+    batch = batch_sharding(mesh)
+    shardings = tuple(batch if b else replicated(mesh) for b in batched)
+    specs = tuple(s.spec for s in shardings)
+    mapped = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=batch.spec, check_vma=False)
+    return jax.jit(mapped, in_shardings=shardings, out_shardings=batch)
