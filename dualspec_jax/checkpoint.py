@@ -132,7 +132,7 @@ def config_differences(saved: dict[str, Any], wanted: dict[str, Any]) -> list[st
 
 def _relevant(config: dict[str, Any], task: str) -> dict[str, Any]:
     others = {name for sections in _SECTIONS.values() for name in sections} - set(_SECTIONS.get(task, ()))
-    kept = {name: value for name, value in config.items() if name != "sample"}
+    kept = {name: value for name, value in config.items() if name not in ("sample", "sampler")}
     if task in _SECTIONS:
         kept = {name: value for name, value in kept.items() if name not in others}
     train = config["train"][task] if task in config["train"] else config["train"]

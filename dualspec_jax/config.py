@@ -228,6 +228,7 @@ def validate(config: ConfigDict) -> None:
     need(1 <= s.steps <= d.num_steps, "sample.steps", s.steps, f"in [1, diffusion.num_steps = {d.num_steps}]")
     need(0 <= s.eta <= 1, "sample.eta", s.eta, "in [0, 1]")
     need(config.sampler.solver in SOLVERS, "sampler.solver", config.sampler.solver, f"one of {', '.join(SOLVERS)}")
+    need(s.eta == 0 or config.sampler.solver == "ddim", "sample.eta", s.eta, f"0 for solver {config.sampler.solver}")
     low, high = config.sampler.guidance_interval
     need(0 <= low <= high <= 1, "sampler.guidance_interval", (low, high), "rising and in [0, 1]")
     for task in TASKS:

@@ -138,6 +138,7 @@ def test_restoring_with_another_config_names_the_field(tmp_path, field, value, s
         ("train.diffusion.batch_size", 1),
         ("unet.channels", (32, 64, 96)),
         ("sample.steps", 3),
+        ("sampler.solver", "unipc"),
         ("data.prefetch", 1),
         ("data.data_dir", "/elsewhere"),
     ],
