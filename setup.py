@@ -23,6 +23,9 @@ CORE = [
     "safetensors>=0.8",
     "tokenizers>=0.23",
     "tqdm>=4.70",
+    "scipy>=1.17",
+    "soundfile>=0.14",
+    "pyloudnorm>=0.2",
     "matplotlib>=3.11",  # `sample --spectrogram`: its colours; brings Pillow, which writes the file
 ]
 DATA = [  # build the data set, train, encode, export, evaluate
@@ -30,8 +33,6 @@ DATA = [  # build the data set, train, encode, export, evaluate
     "array_record>=0.8.6",
     "tensorflow-datasets>=4.9.10",  # reads and writes ArrayRecord without TensorFlow
     "importlib_resources>=7.1",  # tensorflow-datasets needs it without saying so
-    "scipy>=1.17",
-    "soundfile>=0.14",
     "sofar>=1.3",
     "tensorboardX>=2.6.5",
 ]
@@ -53,12 +54,14 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["dualspec_jax", "dualspec_jax.*"]),
-    package_data={"dualspec_jax": ["embedded/*"], "dualspec_jax.spatial": ["*.json"]},
+    package_data={"dualspec_jax": ["embedded/*"], "dualspec_jax.spatial": ["*.json", "*.npz", "*.txt"]},
     install_requires=CORE,
     extras_require={
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "gpu": ["jax[cuda12]>=0.10,<0.13"],
         "data": DATA,
+        "demo": ["gradio>=6"],
+        "rooms": ["pyroomacoustics>=0.10"],  # `spatialize --room`
         "train": DATA,
         # Nothing loads pretrained T5 weights yet; what will, needs the tokenizers and file utilities of transformers.
         "t5": ["transformers>=5.23"],
