@@ -23,6 +23,9 @@ CORE = [
     "safetensors>=0.8",
     "tokenizers>=0.23",
     "tqdm>=4.70",
+    "scipy>=1.17",
+    "soundfile>=0.14",
+    "pyloudnorm>=0.2",
     "matplotlib>=3.11",  # `sample --spectrogram`: its colours; brings Pillow, which writes the file
 ]
 DATA = [  # build the data set, train, encode, export, evaluate
@@ -30,8 +33,6 @@ DATA = [  # build the data set, train, encode, export, evaluate
     "array_record>=0.8.6",
     "tensorflow-datasets>=4.9.10",  # reads and writes ArrayRecord without TensorFlow
     "importlib_resources>=7.1",  # tensorflow-datasets needs it without saying so
-    "scipy>=1.17",
-    "soundfile>=0.14",
     "sofar>=1.3",
     "tensorboardX>=2.6.5",
     "soxr>=1.0",  # clips of other sample rates
@@ -67,14 +68,18 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["dualspec_jax", "dualspec_jax.*"]),
-    package_data={"dualspec_jax": ["embedded/*", "evaluation_models/*"], "dualspec_jax.spatial": ["*.json"]},
+    package_data={
+        "dualspec_jax": ["embedded/*", "evaluation_models/*"],
+        "dualspec_jax.spatial": ["*.json", "*.npz", "*.txt"],
+    },
     install_requires=CORE,
     extras_require={
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "gpu": ["jax[cuda12]>=0.10,<0.13"],
         "data": DATA,
+        "demo": ["gradio>=6"],
         "train": DATA,
-        "rooms": ROOMS,  # scenes in rooms: spatial_audio_full
+        "rooms": ROOMS,  # scenes in rooms: spatial_audio_full, `spatialize --room`
         # Alone: it asks for an older beartype than the tests.
         "beam": ["apache-beam>=2.77"],
         "clap": ["transformers>=5.23", "torch>=2.9"],  # `evaluate --clap`; the model itself is a local folder

@@ -28,9 +28,9 @@ from dualspec_jax import compile_cache, networks, pretrained
 from dualspec_jax.chips import CHIPS
 from dualspec_jax.command_line import run
 from dualspec_jax.config import validate
-from dualspec_jax.diffusion.ddim import ddim_sample
 from dualspec_jax.diffusion.guidance import guide
 from dualspec_jax.diffusion.schedule import make_alpha_bar
+from dualspec_jax.diffusion.solvers import sample_latent
 from dualspec_jax.train_step import init_state, make_train_step
 
 LR = 1e-4
@@ -133,7 +133,7 @@ def jax_variant(config: ConfigDict, params: Any, data: dict[str, np.ndarray], dt
         # The sampler of one step: the schedule is cut to the step that is timed.
         alpha_bar = make_alpha_bar("scaled_linear", 1000)[-1:]
         keys = jax.random.split(jax.random.key(0), len(batch["x"]))
-        return ddim_sample(guided, batch["x"], keys, alpha_bar, steps=1, prediction="eps")
+        return sample_latent(guided, batch["x"], keys, alpha_bar, steps=1, prediction="eps")
 
     state = init_state(lambda key: jax.tree.map(jnp.array, params), tx, jax.random.key(0))
     step = jax.jit(make_train_step(loss_fn, tx, 0.999), donate_argnums=0)

@@ -110,7 +110,7 @@ def save_bundle(
     (partial / "tokenizer.json").write_text(tokenizer_json)
     (partial / "MODEL_CARD.md").write_text(model_card)
     names = [f"{part}.safetensors" for part in PARTS] + ["tokenizer.json"]
-    sections = ("audio", "mel_vae", "stft_vae", "text", "unet", "diffusion", "sample")
+    sections = ("audio", "mel_vae", "stft_vae", "text", "unet", "diffusion", "sample", "sampler")
     content = {
         "format": FORMAT,
         "config": {name: config[name].to_dict() for name in sections},

@@ -44,7 +44,7 @@ _FREE_TRAIN = (
     "dtype",
     "remat",
 )
-_FREE_SECTIONS = ("sample", "mesh", "feeding")
+_FREE_SECTIONS = ("sample", "sampler", "mesh", "feeding")
 _FREE_DATA = ("data_dir", "latents_dir", "num_threads", "prefetch")
 
 

@@ -5,6 +5,8 @@ import math
 from ml_collections import ConfigDict
 
 TASKS = ("mel_vae", "stft_vae", "text_encoder", "classifier", "localiser", "diffusion")
+SOLVERS = ("ddim", "dpmpp_2m", "unipc")
+VOCODERS = ("griffin_lim", "griffin_lim_stft")
 
 
 def default() -> ConfigDict:
@@ -132,6 +134,12 @@ def default() -> ConfigDict:
             eta=0.0,
             griffin_lim_iters=32,
             griffin_lim_momentum=0.99,
+        )
+    )
+    c.sampler = ConfigDict(
+        dict(
+            solver="ddim",  # one of SOLVERS
+            guidance_interval=(0.0, 1.0),  # noise levels t / num_steps that are guided; 1 is pure noise
         )
     )
     c.classifier = ConfigDict(
@@ -269,6 +277,10 @@ def validate(config: ConfigDict) -> None:
     for field in ("fsdp", "tensor", "min_shard_size"):
         need(m[field] >= 1, f"mesh.{field}", m[field], "at least 1")
     need(m.data is None or m.data >= 1, "mesh.data", m.data, "None or at least 1")
+    need(config.sampler.solver in SOLVERS, "sampler.solver", config.sampler.solver, f"one of {', '.join(SOLVERS)}")
+    need(s.eta == 0 or config.sampler.solver == "ddim", "sample.eta", s.eta, f"0 for solver {config.sampler.solver}")
+    low, high = config.sampler.guidance_interval
+    need(0 <= low <= high <= 1, "sampler.guidance_interval", (low, high), "rising and in [0, 1]")
     for task in TASKS:
         t = config.train[task]
         need(t.batch_size >= 1, f"train.{task}.batch_size", t.batch_size, "at least 1")
@@ -300,3 +312,15 @@ def _validate_feeding(f: ConfigDict, need) -> None:
         f.mix,
         "pairs of a data set and a positive weight",
     )
+
+
+def branch_guidance(scale: float | tuple[float, float]) -> tuple[float, float]:
+    """Return (Mel, STFT) scales; one number drives the Mel branch and leaves STFT at the smaller of it and 3.
+
+    Raises:
+      ValueError: not one or two numbers in [0, 100].
+    """
+    parts = tuple(scale) if isinstance(scale, tuple | list) else (scale, min(scale, 3.0))
+    if len(parts) != 2 or not all(0.0 <= p <= 100.0 for p in parts):
+        raise ValueError(f"guidance_scale = {scale!r}: must be one or two numbers in [0, 100], as in 4 or (4, 3)")
+    return float(parts[0]), float(parts[1])

@@ -11,7 +11,8 @@ import sys
 import time
 from pathlib import Path
 
-from dualspec_jax.flag_types import VOCODERS, parse_guidance
+from dualspec_jax.config import VOCODERS
+from dualspec_jax.flag_types import parse_guidance
 from dualspec_jax.prompt_set import LABELS, SETS, labels_of, limit_evenly, make_prompts
 from dualspec_jax.prompt_set import ROWS as GENERATED_ROWS
 from dualspec_jax.prompt_set import to_json as prompts_to_json

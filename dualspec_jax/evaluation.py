@@ -14,9 +14,10 @@ from tqdm import tqdm
 from dualspec_jax.bundle import Bundle
 from dualspec_jax.clap_metrics import ClapJudge
 from dualspec_jax.clip_judge import ClipJudge
-from dualspec_jax.generate import Generator, Request
+from dualspec_jax.generate import Generator
 from dualspec_jax.prompt_set import PROMPT_SET_VERSION, Prompt
 from dualspec_jax.prompt_set import to_json as prompts_to_json
+from dualspec_jax.prompts import Request
 from dualspec_jax.real_scenes import PEAK, STAGES, RealScene, make_stages
 from dualspec_jax.spatial.hrtf import Hrtf
 from dualspec_jax.spatial.scene import render
@@ -77,13 +78,12 @@ class ClipStore:
 
     def __init__(self, root: Path, generator: Generator, seed: int, prompt_set: str = "ten"):
         self.generator, self.seed = generator, seed
-        self.settings = {name: getattr(generator, name) for name in ("steps", "guidance_mel", "guidance_stft", "eta")}
+        self.settings = generator.settings
         key = {
             "bundle_sha256": generator.bundle.digest,
             "prompt_set_version": PROMPT_SET_VERSION,
             "prompt_set_sha256": prompts_to_json(prompt_set)["sha256"],
             "seed": seed,
-            "vocoder": generator.vocoder,
             **self.settings,
         }
         text = json.dumps(key, indent=1, sort_keys=True)

@@ -89,7 +89,8 @@ def make_gallery(folder: Path, bundle: Any, hrtf: Any, prompts: tuple[str, ...] 
       ValueError: a prompt that names no direction.
     """
     from dualspec_jax.clip_judge import ClipJudge
-    from dualspec_jax.generate import Generator, Request
+    from dualspec_jax.generate import Generator
+from dualspec_jax.prompts import Request
     from dualspec_jax.ops.mel import log_mel, mel_filterbank
     from dualspec_jax.ops.stft import stft
     from dualspec_jax.spatial.direction import parse_direction

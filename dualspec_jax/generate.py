@@ -1,7 +1,9 @@
 """Prompt -> waveform: tokens, text features, latents, spectrograms, audio."""
 
+import copy
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -10,31 +12,19 @@ from jaxtyping import Float
 
 from dualspec_jax import networks
 from dualspec_jax.bundle import Bundle
-from dualspec_jax.diffusion.ddim import ddim_sample
+from dualspec_jax.config import SOLVERS, VOCODERS
 from dualspec_jax.diffusion.guidance import guide
 from dualspec_jax.diffusion.schedule import make_alpha_bar
+from dualspec_jax.diffusion.solvers import Rows, advance, solver_rows, start_carry, trailing_timesteps
 from dualspec_jax.ops.binaural import spatial_filter
 from dualspec_jax.ops.griffin_lim import griffin_lim
 from dualspec_jax.ops.mel import mel_filterbank, mel_to_magnitude, sum_ears
 from dualspec_jax.ops.stft import istft
+from dualspec_jax.prompts import Request
+from dualspec_jax.sharding import make_mesh, replicated, split_batch
 from dualspec_jax.single_branch import branch_of, make_single_synthesis
 
-VOCODERS = ("griffin_lim", "griffin_lim_stft")
-
-
-@dataclass(frozen=True)
-class Request:
-    """One clip to make.
-
-    Attributes:
-      azimuth_deg: numeric azimuth for the azimuth token, degrees in [0, 360); None leaves the direction to the text.
-      negative_prompt: what guidance moves away from; "" is the plain null condition.
-    """
-
-    prompt: str
-    seed: int = 0
-    azimuth_deg: float | None = None
-    negative_prompt: str = ""
+SETTINGS = ("steps", "solver", "guidance_mel", "guidance_stft", "guidance_interval", "eta", "vocoder")
 
 
 def make_vocoder(audio, name: str, iters: int, momentum: float) -> Callable:
@@ -82,14 +72,23 @@ def make_synthesis(config, vocoder: str) -> Callable:
 
 
 class Generator:
-    """Make clips with one bundle; compiled once per (steps, vocoder, batch size).
+    """Make clips with one bundle: text encoder, sampler, decoders and vocoder, each compiled once per shape.
 
     Clips are made in batches of exactly `batch_size`, the last one filled up, each with keys of its own seed: so the
-    same request gives the same samples whatever it is made together with.
+    same request gives the same samples whatever it is made together with. A batch is split over as many devices as
+    divide it.
 
     Args:
-      steps, guidance_mel, guidance_stft, eta: None takes the bundle's default.
-      vocoder: one of VOCODERS.
+      steps: evaluations of the denoiser, each of a conditional and a null batch together.
+      solver: one of config.SOLVERS.
+      guidance_mel, guidance_stft: scales of the two branches; 1 is no guidance.
+      guidance_interval: noise levels that are guided, from 0 (clean) to 1 (pure noise); elsewhere a step costs half.
+      eta: sampling noise of solver ddim, 0 to 1.
+      vocoder: one of config.VOCODERS.
+      batch_size: clips made at once. For all but this, None takes the bundle's default.
+
+    Attributes:
+      seconds: spent in each stage so far, and in compiling.
 
     Raises:
       ValueError: naming the field, its value and the rule.
@@ -100,86 +99,139 @@ class Generator:
         bundle: Bundle,
         *,
         steps: int | None = None,
+        solver: str | None = None,
         guidance_mel: float | None = None,
         guidance_stft: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
         eta: float | None = None,
-        vocoder: str = VOCODERS[0],
+        vocoder: str | None = None,
         batch_size: int = 1,
     ):
-        config = bundle.config
-        s, d = config.sample, config.diffusion
+        s = bundle.config.sample
         self.bundle, self.batch_size = bundle, batch_size
-        self.steps = s.steps if steps is None else steps
-        self.guidance_mel = s.guidance_mel if guidance_mel is None else guidance_mel
-        self.guidance_stft = s.guidance_stft if guidance_stft is None else guidance_stft
-        self.eta = s.eta if eta is None else eta
-        self.vocoder = vocoder
+        self.steps, self.eta = s.steps, s.eta
+        self.solver, self.guidance_interval = bundle.config.sampler.solver, bundle.config.sampler.guidance_interval
+        self.guidance_mel, self.guidance_stft = s.guidance_mel, s.guidance_stft
+        self.vocoder = VOCODERS[0]
+        self.seconds: Counter[str] = Counter()
+        self._functions = _make_functions(bundle)
+        self._compiled: dict[tuple, tuple] = {}
+        self._params: dict[int, dict] = {}
+        self._set(
+            steps=steps,
+            solver=solver,
+            guidance_mel=guidance_mel,
+            guidance_stft=guidance_stft,
+            guidance_interval=guidance_interval,
+            eta=eta,
+            vocoder=vocoder,
+        )
+
+    def with_settings(self, *, batch_size: int | None = None, **settings) -> "Generator":
+        """Return a generator with other settings (None keeps one) that shares parameters and compiled programs.
+
+        Raises:
+          ValueError: as the constructor.
+          TypeError: a setting that does not exist.
+        """
+        other = copy.copy(self)
+        if batch_size is not None:
+            other.batch_size = batch_size
+        other._set(**settings)
+        return other
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """The settings that change a clip, by name; JSON gives them back equal."""
+        return {name: getattr(self, name) for name in SETTINGS} | {"guidance_interval": list(self.guidance_interval)}
+
+    def _set(self, **settings) -> None:
+        for name, value in settings.items():
+            if name not in SETTINGS:
+                raise TypeError(f"no setting {name!r}: there are {', '.join(SETTINGS)}")
+            if value is not None:
+                setattr(self, name, value)
+        d = self.bundle.config.diffusion
         for field, value, low, high in (
             ("steps", self.steps, 1, d.num_steps),
             ("guidance_mel", self.guidance_mel, 0.0, 100.0),
             ("guidance_stft", self.guidance_stft, 0.0, 100.0),
             ("eta", self.eta, 0.0, 1.0),
-            ("batch_size", batch_size, 1, 4096),
+            ("batch_size", self.batch_size, 1, 4096),
         ):
             if not low <= value <= high:
                 raise ValueError(f"{field} = {value}: must be in [{low}, {high}]")
-        text_encoder = networks.make_text_encoder(config.text)
-        unet = networks.make_unet(config.unet)
-        mel_vae, stft_vae = networks.make_vae(config.mel_vae), networks.make_vae(config.stft_vae)
+        for field, value, names in (("solver", self.solver, SOLVERS), ("vocoder", self.vocoder, VOCODERS)):
+            if value not in names:
+                raise ValueError(f"{field} = {value!r}: must be one of {', '.join(names)}")
+        low, high = self.guidance_interval = tuple(float(x) for x in self.guidance_interval)
+        if not 0.0 <= low <= high <= 1.0:
+            raise ValueError(f"guidance_interval = ({low}, {high}): must rise and lie in [0, 1]")
         alpha_bar = make_alpha_bar(d.schedule, d.num_steps)
-        synthesise = make_synthesis(config, vocoder)
-        n_mel = config.mel_vae.latent_channels
-        shape = networks.latent_shape(config)
-        mean, std = bundle.latent_mean, bundle.latent_std
-
-        def text_features(params, ids, mask):
-            return text_encoder.apply({"params": params["text_encoder"]}, ids, mask)
-
-        def make(params, inputs):
-            keys = jax.vmap(jax.random.key)(inputs["seed"])
-            split = jax.vmap(lambda k: jax.random.split(k, 3))(keys)
-            k_noise, k_ddim, k_phase = split[:, 0], split[:, 1], split[:, 2]
-            noise = jax.vmap(lambda k: jax.random.normal(k, shape))(k_noise)
-            condition = {
-                "text_emb": text_features(params, inputs["ids"], inputs["mask"]),
-                "text_mask": inputs["mask"],
-                "azimuth_deg": inputs["azimuth_deg"],
-                "has_azimuth": inputs["has_azimuth"],
-            }
-            null = {
-                "text_emb": text_features(params, inputs["negative_ids"], inputs["negative_mask"]),
-                "text_mask": inputs["negative_mask"],
-                "azimuth_deg": inputs["azimuth_deg"],
-                "has_azimuth": jnp.zeros_like(inputs["has_azimuth"]),
-            }
-            denoiser = lambda x, t, **c: unet.apply({"params": params["unet"]}, x, t, **c)
-            guided = guide(denoiser, condition, null, inputs["scale"])
-            z = ddim_sample(
-                guided, noise, k_ddim, alpha_bar, steps=self.steps, eta=inputs["eta"], prediction=d.prediction
-            )
-            z = z * std + mean
-            mel = mel_vae.apply({"params": params["mel_vae"]}, z[..., :n_mel], method="decode")
-            features = stft_vae.apply({"params": params["stft_vae"]}, z[..., n_mel:], method="decode")
-            return synthesise(mel, features, k_phase)
-
-        self._make = jax.jit(make)
-        self._scale = np.repeat(
-            np.float32([self.guidance_mel, self.guidance_stft]), [n_mel, config.stft_vae.latent_channels]
-        )
-        self._params = jax.device_put(bundle.params)
-        self._compiled = None
+        self._rows = solver_rows(alpha_bar, trailing_timesteps(d.num_steps, self.steps), self.solver, self.eta)
 
     def compile(self) -> None:
         """Compile now (or load from the compile cache) rather than at the first clip."""
-        if self._compiled is None:
-            inputs = self._inputs([Request("")] * self.batch_size)
-            self._compiled = self._make.lower(self._params, inputs).compile()
+        params, inputs, control = self._arguments([Request("")] * self.batch_size)
+        condition, carry = self._prepare("encode", params["text_encoder"], inputs)[1]
+        carry = self._prepare(self._sampler, params["unet"], condition, carry, self._rows, inputs["seed"], *control)[1]
+        mel, features = self._prepare("decode", params, carry[0])[1]
+        self._prepare(self.vocoder, mel, features, inputs["seed"])
 
-    def _inputs(self, requests: Sequence[Request]) -> dict[str, np.ndarray]:
-        length = self.bundle.config.text.max_length
-        ids, mask = self.bundle.tokenizer.encode_batch([r.prompt for r in requests], length)
-        negative_ids, negative_mask = self.bundle.tokenizer.encode_batch([r.negative_prompt for r in requests], length)
-        return {
+    def __call__(
+        self, requests: Sequence[Request], callback: Callable[[int, int], None] | None = None
+    ) -> Iterator[np.ndarray]:
+        """Yield one waveform float32 [N, 2] per request, in order.
+
+        Args:
+          callback: called as callback(steps done, steps in all) after each step, those of all batches counted; an
+            exception in it stops the work. The steps then run one by one, in a program of their own.
+
+        Raises:
+          ValueError: the device's memory does not hold a batch.
+        """
+        batches = range(0, len(requests), self.batch_size)
+        for i, start in enumerate(batches):
+            batch = list(requests[start : start + self.batch_size])
+            filled = batch + [batch[-1]] * (self.batch_size - len(batch))
+            report = callback and (lambda n, i=i: callback(i * self.steps + n, len(batches) * self.steps))
+            try:
+                waveforms = self._make(filled, report)
+            except jax.errors.JaxRuntimeError as e:
+                if "RESOURCE_EXHAUSTED" not in str(e):
+                    raise
+                advice = f"try {self.batch_size // 2}" if self.batch_size > 1 else "try JAX_PLATFORMS=cpu"
+                raise ValueError(f"batch_size = {self.batch_size}: the device's memory is too small; {advice}") from e
+            yield from waveforms[: len(batch)]
+
+    def _make(self, requests: Sequence[Request], report: Callable[[int], None] | None) -> np.ndarray:
+        params, inputs, control = self._arguments(requests)
+        condition, carry = self._run("encode", params["text_encoder"], inputs)
+        parts = [self._rows]
+        if report:
+            parts = [Rows(*(x[i : i + 1] for x in self._rows)) for i in range(self.steps)]
+        for i, rows in enumerate(parts):
+            carry = self._run(self._sampler, params["unet"], condition, carry, rows, inputs["seed"], *control)
+            if report:
+                report(i + 1)
+        mel, features = self._run("decode", params, carry[0])
+        return np.asarray(self._run(self.vocoder, mel, features, inputs["seed"]))
+
+    @property
+    def _sampler(self) -> str:
+        return "sample" if self.guidance_interval == (0.0, 1.0) else "sample_in_interval"
+
+    def _arguments(self, requests: Sequence[Request]) -> tuple[dict, dict[str, np.ndarray], tuple]:
+        """Return parameters on the devices, the inputs of a batch, and (scale per channel, guided steps)."""
+        config = self.bundle.config
+        mesh = make_mesh(self.batch_size)
+        if mesh.size not in self._params:
+            self._params[mesh.size] = jax.device_put(self.bundle.params, replicated(mesh) if mesh.size > 1 else None)
+        ids, mask = self.bundle.tokenizer.encode_batch([r.prompt for r in requests], config.text.max_length)
+        negative_ids, negative_mask = self.bundle.tokenizer.encode_batch(
+            [r.negative_prompt for r in requests], config.text.max_length
+        )
+        inputs = {
             "ids": ids,
             "mask": mask,
             "negative_ids": negative_ids,
@@ -187,15 +239,89 @@ class Generator:
             "azimuth_deg": np.float32([r.azimuth_deg or 0.0 for r in requests]),
             "has_azimuth": np.array([r.azimuth_deg is not None for r in requests]),
             "seed": np.uint32([r.seed for r in requests]),
-            "scale": self._scale,
-            "eta": np.float32(self.eta),
         }
+        channels = [config.mel_vae.latent_channels, config.stft_vae.latent_channels]
+        scale = np.repeat(np.float32([self.guidance_mel, self.guidance_stft]), channels)
+        return self._params[mesh.size], inputs, (scale, np.float32(self.guidance_interval) * config.diffusion.num_steps)
 
-    def __call__(self, requests: Sequence[Request]) -> Iterator[np.ndarray]:
-        """Yield one waveform float32 [N, 2] per request, in order."""
-        self.compile()
-        for start in range(0, len(requests), self.batch_size):
-            batch = list(requests[start : start + self.batch_size])
-            filled = batch + [batch[-1]] * (self.batch_size - len(batch))
-            waveforms = np.asarray(self._compiled(self._params, self._inputs(filled)))
-            yield from waveforms[: len(batch)]
+    def _prepare(self, name: str, *args) -> tuple:
+        """Return (compiled program, shapes of its results) for these arguments or their shapes."""
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), args)
+        key = (name, self.batch_size, *(x.shape for x in jax.tree.leaves(shapes)))
+        if key not in self._compiled:
+            start = time.perf_counter()
+            function, batched = self._functions[name]
+            lowered = split_batch(function, self.batch_size, batched).lower(*shapes)
+            results = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), lowered.out_info)
+            self._compiled[key] = lowered.compile(), results
+            self.seconds["compile"] += time.perf_counter() - start
+        return self._compiled[key]
+
+    def _run(self, name: str, *args):
+        compiled, _ = self._prepare(name, *args)
+        start = time.perf_counter()
+        result = jax.block_until_ready(compiled(*args))
+        self.seconds["vocode" if name in VOCODERS else name.partition("_")[0]] += time.perf_counter() - start
+        return result
+
+
+def _make_functions(bundle: Bundle) -> dict[str, tuple[Callable, tuple[bool, ...]]]:
+    """Return the stages by name, each with whether its arguments have a batch axis.
+
+    encode: text parameters, inputs -> (conditions with and without the text, the sampler's start).
+    sample, sample_in_interval: U-Net parameters, conditions, carry, rows, seeds, scale, guided steps -> carry.
+    decode: all parameters, latent -> (log-mel, features of the STFT branch).
+    one per vocoder: log-mel, features, seeds -> waveform.
+    """
+    config = bundle.config
+    text_encoder, unet = networks.make_text_encoder(config.text), networks.make_unet(config.unet)
+    mel_vae, stft_vae = networks.make_vae(config.mel_vae), networks.make_vae(config.stft_vae)
+    alpha_bar = make_alpha_bar(config.diffusion.schedule, config.diffusion.num_steps)
+    n_mel, shape = config.mel_vae.latent_channels, networks.latent_shape(config)
+
+    def keys_for(seeds, use: int):
+        """Return the keys of the samples for the start (0), the sampler (1) or the vocoder (2)."""
+        return jax.vmap(lambda seed: jax.random.split(jax.random.key(seed), 3)[use])(seeds)
+
+    def encode(params, inputs):
+        features = lambda ids, mask: text_encoder.apply({"params": params}, ids, mask)
+        condition = {
+            "text_emb": features(inputs["ids"], inputs["mask"]),
+            "text_mask": inputs["mask"],
+            "azimuth_deg": inputs["azimuth_deg"],
+            "has_azimuth": inputs["has_azimuth"],
+        }
+        null = {
+            "text_emb": features(inputs["negative_ids"], inputs["negative_mask"]),
+            "text_mask": inputs["negative_mask"],
+            "azimuth_deg": inputs["azimuth_deg"],
+            "has_azimuth": jnp.zeros_like(inputs["has_azimuth"]),
+        }
+        noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys_for(inputs["seed"], 0))
+        return (condition, null), start_carry(noise)
+
+    def sample(params, conditions, carry, rows, seeds, scale, guided_steps, limited=False):
+        denoiser = lambda x, t, **c: unet.apply({"params": params}, x, t, **c)
+        guided = guide(denoiser, *conditions, scale, guided_steps if limited else None)
+        return advance(guided, carry, keys_for(seeds, 1), alpha_bar, rows, config.diffusion.prediction)
+
+    def sample_in_interval(*args):
+        return sample(*args, limited=True)
+
+    def decode(params, latent):
+        z = latent * bundle.latent_std + bundle.latent_mean
+        mel = mel_vae.apply({"params": params["mel_vae"]}, z[..., :n_mel], method="decode")
+        return mel, stft_vae.apply({"params": params["stft_vae"]}, z[..., n_mel:], method="decode")
+
+    def vocode(name):
+        synthesise = make_synthesis(config, name)
+        return lambda mel, features, seeds: synthesise(mel, features, keys_for(seeds, 2))
+
+    sampler_args = (False, True, True, False, True, False, False)
+    functions = {
+        "encode": (encode, (False, True)),
+        "sample": (sample, sampler_args),
+        "sample_in_interval": (sample_in_interval, sampler_args),
+        "decode": (decode, (False, True)),
+    }
+    return functions | {name: (vocode(name), (True, True, True)) for name in VOCODERS}

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -125,3 +125,20 @@ def bytes_per_device(tree: Any) -> int:
       tree: arrays, or `jax.ShapeDtypeStruct` with shardings.
     """
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def split_batch(function: Callable, batch_size: int, batched: Sequence[bool]) -> Any:
+    """Return a jitted function whose batch is split over the devices, each making its samples on its own.
+
+    Args:
+      function: its samples do not depend on each other; every result has a leading batch axis.
+      batched: for each argument, whether it has a leading batch axis; others go to every device.
+    """
+    mesh = make_mesh(batch_size)
+    if mesh.size == 1:
+        return jax.jit(function)
+    batch = batch_sharding(mesh)
+    shardings = tuple(batch if b else replicated(mesh) for b in batched)
+    specs = tuple(s.spec for s in shardings)
+    mapped = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=batch.spec, check_vma=False)
+    return jax.jit(mapped, in_shardings=shardings, out_shardings=batch)

@@ -15,9 +15,9 @@ from dualspec_jax import losses, networks
 from dualspec_jax.checkpoint import load_params
 from dualspec_jax.clip_bank import ClipBank
 from dualspec_jax.config import TASKS
-from dualspec_jax.diffusion.ddim import ddim_sample
 from dualspec_jax.diffusion.guidance import guide
 from dualspec_jax.diffusion.schedule import make_alpha_bar
+from dualspec_jax.diffusion.solvers import sample_latent
 from dualspec_jax.input_pipeline import SceneSource, dataset_labels, known_labels, make_batches
 from dualspec_jax.models.text_encoder import CaptionHeads
 from dualspec_jax.ops.texture import texture_statistics
@@ -394,7 +394,7 @@ def _diffusion_task(config: ConfigDict, workdir: Path) -> Task:
         denoiser = lambda x, t, **c: model.network.apply({"params": params}, x, t, **c)
         guided = guide(denoiser, condition, null, scale)
         alpha_bar = make_alpha_bar(d.schedule, d.num_steps)
-        z = ddim_sample(guided, noise, keys, alpha_bar, steps=10, prediction=d.prediction)
+        z = sample_latent(guided, noise, keys, alpha_bar, steps=10, prediction=d.prediction)
         z = (z * std + mean)[..., :n_mel]
         return mel_vae.apply({"params": mel_params}, z, method="decode")
 

@@ -1,11 +1,21 @@
 """Write results whole or not at all."""
 
+import io
 import os
 import tempfile
-import wave
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
+
+FORMATS = {"wav": ("WAV", "PCM_16"), "wav_float": ("WAV", "FLOAT"), "flac": ("FLAC", "PCM_16")}
+
+
+def suffix_of(format: str | None) -> str:
+    """Return the file name's suffix of a format; None is the default, WAV."""
+    return ".flac" if format == "flac" else ".wav"
 
 
 def to_pcm16(waveform: np.ndarray) -> np.ndarray:
@@ -14,8 +24,9 @@ def to_pcm16(waveform: np.ndarray) -> np.ndarray:
     return np.round(waveform * (32767.0 / max(peak, 1.0))).astype("<i2")
 
 
-def write_atomically(path: Path, write) -> None:
-    """Call write(binary file) on a temporary file beside path, then rename it; on any failure leave nothing.
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Give a temporary file beside path, renamed to it at the end; on any failure nothing is left.
 
     Raises:
       ValueError: naming path and the operating system's reason (no such folder, read-only, disk full).
@@ -24,7 +35,7 @@ def write_atomically(path: Path, write) -> None:
     try:
         fd, partial = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".partial", dir=path.parent)
         with os.fdopen(fd, "wb") as f:
-            write(f)
+            yield f
             f.flush()
             os.fsync(f.fileno())
         os.chmod(partial, 0o644)
@@ -37,26 +48,54 @@ def write_atomically(path: Path, write) -> None:
             os.unlink(partial)
 
 
+def write_atomically(path: Path, write) -> None:
+    """Call write(binary file) in an `atomic_file`."""
+    with atomic_file(path) as f:
+        write(f)
+
+
+def encode_audio(waveform: np.ndarray, sample_rate: int, format: str = "wav") -> bytes:
+    """Return float [N, C] as the bytes of an audio file.
+
+    Args:
+      format: "wav" and "flac" hold 16 bits, louder clips than full scale scaled down; "wav_float" the numbers as are.
+
+    Raises:
+      ValueError: unknown format.
+    """
+    import soundfile
+
+    if format not in FORMATS:
+        raise ValueError(f"format = {format!r}: must be one of {', '.join(FORMATS)}")
+    container, subtype = FORMATS[format]
+    samples = np.asarray(waveform, np.float32) if subtype == "FLOAT" else to_pcm16(waveform)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, sample_rate, format=container, subtype=subtype)
+    return buffer.getvalue()
+
+
+def write_audio(path: Path, waveform: np.ndarray, sample_rate: int, format: str = "wav") -> None:
+    """Write float [N, C] as an audio file; see `encode_audio`.
+
+    Raises:
+      ValueError: unknown format, or the file cannot be written.
+    """
+    content = encode_audio(waveform, sample_rate, format)
+    write_atomically(path, lambda f: f.write(content))
+
+
 def write_wav(path: Path, waveform: np.ndarray, sample_rate: int) -> None:
     """Write float [N, C] as 16-bit PCM WAV.
 
     Raises:
       ValueError: the file cannot be written.
     """
-    pcm = to_pcm16(waveform)
-
-    def write(f):
-        with wave.open(f, "wb") as w:
-            w.setnchannels(pcm.shape[1])
-            w.setsampwidth(2)
-            w.setframerate(sample_rate)
-            w.writeframes(pcm.tobytes())
-
-    write_atomically(path, write)
+    write_audio(path, waveform, sample_rate)
 
 
 def read_wav(path: Path) -> tuple[np.ndarray, int]:
     """Return (float32 [N, C], sample rate) of a 16-bit PCM WAV."""
-    with wave.open(str(path), "rb") as w:
-        pcm = np.frombuffer(w.readframes(w.getnframes()), "<i2").reshape(-1, w.getnchannels())
-        return pcm.astype(np.float32) / 32767.0, w.getframerate()
+    import soundfile
+
+    pcm, rate = soundfile.read(str(path), dtype="int16", always_2d=True)
+    return pcm.astype(np.float32) / 32767.0, rate

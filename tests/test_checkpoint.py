@@ -178,6 +178,7 @@ def test_restoring_with_another_config_names_the_field(tmp_path, field, value, s
         ("mesh.fsdp", 2),
         ("unet.channels", (32, 64, 96)),
         ("sample.steps", 3),
+        ("sampler.solver", "unipc"),
         ("data.prefetch", 1),
         ("data.data_dir", "/elsewhere"),
     ],

@@ -1,6 +1,6 @@
 import pytest
 
-from dualspec_jax.config import TASKS, default, validate
+from dualspec_jax.config import TASKS, branch_guidance, default, validate
 
 BROKEN = [
     ("audio.n_samples", 81921, "multiple of hop_length"),
@@ -27,6 +27,8 @@ BROKEN = [
     ("feeding.mix", (("a/b:1.0.0", 0.0),), "a positive weight"),
     ("sample.steps", 1001, "diffusion.num_steps = 1000"),
     ("sample.eta", -0.1, "in [0, 1]"),
+    ("sampler.solver", "euler", "one of ddim, dpmpp_2m, unipc"),
+    ("sampler.guidance_interval", (0.9, 0.1), "rising and in [0, 1]"),
     ("train.mel_vae.batch_size", 0, "at least 1"),
     ("train.diffusion.steps", 0, "at least 1"),
     ("train.stft_vae.lr", 0.0, "positive"),
@@ -89,3 +91,18 @@ def test_each_call_returns_its_own_config():
     first = default()
     first.sample.steps = 3
     assert default().sample.steps != 3
+
+
+def test_sampling_noise_needs_ddim():
+    config = default()
+    config.sample.eta, config.sampler.solver = 0.5, "unipc"
+    with pytest.raises(ValueError, match="config.sample.eta = 0.5: .* unipc"):
+        validate(config)
+
+
+def test_guidance_of_one_number_and_two():
+    assert branch_guidance(5.0) == (5.0, 3.0) and branch_guidance(2) == (2.0, 2.0)
+    assert branch_guidance((1.0, 7.0)) == (1.0, 7.0)
+    for scale in (-1.0, 101.0, float("nan"), (1.0, 2.0, 3.0)):
+        with pytest.raises(ValueError, match="guidance_scale"):
+            branch_guidance(scale)

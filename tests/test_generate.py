@@ -1,9 +1,12 @@
+import jax
 import numpy as np
 import pytest
 from tiny import save_tiny_bundle
 
 from dualspec_jax.bundle import load_bundle
-from dualspec_jax.generate import VOCODERS, Generator, Request
+from dualspec_jax.config import VOCODERS
+from dualspec_jax.generate import Generator
+from dualspec_jax.prompts import Request
 
 
 @pytest.fixture(scope="module")
@@ -48,22 +51,89 @@ def test_azimuth_0_and_none_differ(generator):
 
 
 @pytest.mark.parametrize(
-    "setting", [{"steps": 2}, {"guidance_mel": 2.0}, {"guidance_stft": 7.0}, {"eta": 1.0}, {"vocoder": VOCODERS[1]}]
+    "setting",
+    [
+        {"steps": 2},
+        {"solver": "dpmpp_2m"},
+        {"solver": "unipc"},
+        {"guidance_mel": 2.0},
+        {"guidance_stft": 7.0},
+        {"guidance_interval": (0.0, 0.5)},
+        {"eta": 1.0},
+        {"vocoder": VOCODERS[1]},
+    ],
 )
-def test_each_setting_matters(bundle, generator, setting):
-    assert one(Generator(bundle, batch_size=2, **setting)).tobytes() != one(generator).tobytes()
+def test_each_setting_matters(generator, setting):
+    other = generator.with_settings(**setting)
+    (name,) = setting
+    assert getattr(other, name) == setting[name] != getattr(generator, name)
+    assert one(other).tobytes() != one(generator).tobytes()
+
+
+def test_changing_a_number_compiles_nothing(generator):
+    one(generator)
+    before = generator.seconds["compile"]
+    one(generator.with_settings(solver="unipc", guidance_mel=1.0), prompt="rain " * 12)
+    assert generator.seconds["compile"] == before
+    one(generator.with_settings(steps=5))
+    assert generator.seconds["compile"] > before
+
+
+def test_batch_of_another_size_gives_the_same_clip(generator):
+    """On one device instead of two; Griffin-Lim amplifies the rounding a little."""
+    alone = one(generator.with_settings(batch_size=1))
+    np.testing.assert_allclose(alone, one(generator), atol=2e-3 * np.abs(alone).max())
+
+
+def test_callback_sees_each_step_and_changes_nothing(generator):
+    seen = []
+    requests = [Request("a dog barks at 10 o'clock", seed) for seed in (0, 1, 2)]
+    watched = list(generator(requests, lambda *args: seen.append(args)))
+    assert seen == [(i, 6) for i in range(1, 7)]  # two batches of three steps
+    np.testing.assert_allclose(watched[0], one(generator), atol=2e-3 * np.abs(watched[0]).max())
+
+
+def test_callback_can_stop_the_work(generator):
+    def stop(step, steps):
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        list(generator([Request("rain")], stop))
+
+
+@pytest.mark.parametrize(("size", "advice"), [(2, "try 1"), (1, "try JAX_PLATFORMS=cpu")])
+def test_full_memory_names_a_smaller_batch(generator, monkeypatch, size, advice):
+    def run_out(*args):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
+
+    small = generator.with_settings(batch_size=size)
+    monkeypatch.setattr(small, "_make", run_out)
+    with pytest.raises(ValueError, match=f"batch_size = {size}: .*; {advice}"):
+        list(small([Request("rain")]))
 
 
 @pytest.mark.parametrize(
     "setting",
-    [{"steps": 0}, {"steps": 1001}, {"guidance_mel": -1.0}, {"eta": 1.5}, {"eta": float("nan")}, {"batch_size": 0}],
+    [
+        {"steps": 0},
+        {"steps": 1001},
+        {"solver": "euler"},
+        {"guidance_mel": -1.0},
+        {"guidance_interval": (0.6, 0.4)},
+        {"eta": 1.5},
+        {"eta": float("nan")},
+        {"vocoder": "x"},
+        {"batch_size": 0},
+    ],
 )
-def test_setting_out_of_range_is_named(bundle, setting):
+def test_setting_out_of_range_is_named(bundle, generator, setting):
     (name,) = setting
     with pytest.raises(ValueError, match=name):
         Generator(bundle, **setting)
+    with pytest.raises(ValueError, match=name):
+        generator.with_settings(**setting)
 
 
-def test_unknown_vocoder_is_named(bundle):
-    with pytest.raises(ValueError, match="vocoder = 'x'"):
-        Generator(bundle, vocoder="x")
+def test_noise_with_a_solver_that_has_none_is_refused(bundle):
+    with pytest.raises(ValueError, match="eta = 0.5: sampling noise needs solver ddim"):
+        Generator(bundle, eta=0.5, solver="unipc")

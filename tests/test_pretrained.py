@@ -16,8 +16,8 @@ from tiny import tiny_config
 from dualspec_jax import networks, pretrained
 from dualspec_jax.checkpoint import latest_step, load_params
 from dualspec_jax.convert import convert_to_checkpoint
-from dualspec_jax.diffusion.ddim import ddim_sample, ddim_timesteps
 from dualspec_jax.diffusion.schedule import make_alpha_bar
+from dualspec_jax.diffusion.solvers import sample_latent, trailing_timesteps
 from dualspec_jax.tasks import make_model
 
 LIMIT = 1e-3  # max abs error that is allowed; the measured ones are in README.md
@@ -212,7 +212,7 @@ def test_ddim_is_that_of_diffusers(eta, prediction):
         timestep_spacing="trailing",
     )
     scheduler.set_timesteps(steps)
-    np.testing.assert_array_equal(scheduler.timesteps, ddim_timesteps(1000, steps))
+    np.testing.assert_array_equal(scheduler.timesteps, trailing_timesteps(1000, steps))
     noise = jax.random.normal(jax.random.key(0), (2, 4, 3, 2))
     keys = jax.random.split(jax.random.key(1), 2)
     denoiser = lambda x, t: 0.6 * x + 0.1 * (t / 1000.0)
@@ -223,7 +223,7 @@ def test_ddim_is_that_of_diffusers(eta, prediction):
         x = scheduler.step(denoiser(x, t), t, x, eta=eta, variance_noise=fresh).prev_sample
     batched = lambda x, t: denoiser(x, t[:, None, None, None])
     alpha_bar = make_alpha_bar("scaled_linear", 1000)
-    ours = ddim_sample(batched, noise, keys, alpha_bar, steps=steps, eta=eta, prediction=prediction)
+    ours = sample_latent(batched, noise, keys, alpha_bar, steps=steps, eta=eta, prediction=prediction)
     report(f"DDIM, eta {eta:g}, {prediction}", ours, x.numpy())
 
 

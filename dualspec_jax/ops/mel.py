@@ -71,11 +71,10 @@ def mel_to_magnitude(
     filters = jnp.asarray(filters)
     target = jnp.exp(mel)
     numerator = target @ filters.T
-    gram = filters @ filters.T
     if initial is None:
         initial = numerator / (jnp.sum(filters, axis=1) * jnp.mean(jnp.sum(filters, axis=0)) + 1e-6)
 
     def update(_, s):
-        return s * numerator / (s @ gram + 1e-9)
+        return s * numerator / ((s @ filters) @ filters.T + 1e-9)
 
     return jax.lax.fori_loop(0, iters, update, initial + 1e-6)

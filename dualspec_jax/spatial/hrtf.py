@@ -194,6 +194,14 @@ def default_hrtf(path=None, sample_rate: int = 16000) -> Hrtf:
     return load_hrtf(found[0], sample_rate) if found else spherical_head(sample_rate)
 
 
+def packaged_hrtf(sample_rate: int = 16000) -> Hrtf:
+    """Return the KEMAR dummy head that comes with the package: 72 directions at ear height.
+
+    Source: Gardner and Martin 1994, MIT Media Lab, free to use where the authors are cited (`kemar_LICENSE.txt`).
+    """
+    return load_hrtf(Path(__file__).parent / "kemar_horizontal.npz", sample_rate)
+
+
 def spherical_head(sample_rate: int = 16000, radius_m: float = 0.0875, ear_deg: float = 100.0) -> Hrtf:
     """Compute the horizontal HRIRs of a rigid sphere for distant sources, every 5 degrees.
 
@@ -311,7 +319,7 @@ def _read_npz(path: Path) -> Hrtf:
 
 def _prepare(hrtf: Hrtf, sample_rate: int) -> Hrtf:
     """Resample, cut the common leading silence, shorten with a fade, and scale (see `load_hrtf`)."""
-    hrir = _resample(np.asarray(hrtf.hrir, np.float64), hrtf.sample_rate, sample_rate)
+    hrir = resample(np.asarray(hrtf.hrir, np.float64), hrtf.sample_rate, sample_rate)
     peak = np.max(np.abs(hrir), axis=-1, keepdims=True)
     if not np.all(peak > 0):
         raise ValueError(f"{hrtf.name}: the response of direction {int(np.argmin(peak.min((1, 2))))} is all zero")
@@ -326,7 +334,7 @@ def _prepare(hrtf: Hrtf, sample_rate: int) -> Hrtf:
     return prepared
 
 
-def _resample(x: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
+def resample(x: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
     """Change the sample rate along the last axis, without delay; pass band to 93 % of the lower Nyquist frequency."""
     if rate == new_rate:
         return x.copy()

@@ -32,3 +32,11 @@ def test_both_are_computed_in_one_call():
     calls = []
     guide(lambda x, t, c: calls.append(x.shape) or denoiser(x, t, c), COND, NULL, jnp.ones(4))(X, T)
     assert calls == [(4, 1, 1, 4)]
+
+
+def test_outside_the_interval_the_conditional_stands_alone():
+    scale, guided = jnp.full(4, 3.0), guide(denoiser, COND, NULL, jnp.full(4, 3.0))
+    limited = guide(denoiser, COND, NULL, scale, jnp.array([2.0, 5.0]))
+    for t, expected in ((1, denoiser(X, T * 0 + 1, **COND)), (2, guided(X, T * 0 + 2)), (5, guided(X, T * 0 + 5))):
+        np.testing.assert_allclose(limited(X, T * 0 + t), expected)
+    np.testing.assert_allclose(limited(X, T * 0 + 6), denoiser(X, T * 0 + 6, **COND))

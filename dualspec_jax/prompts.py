@@ -1,0 +1,171 @@
+"""What is asked for: requests, the direction that their words name, and files of many of them. Needs no JAX."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dualspec_jax.spatial.direction import circular_difference, parse_direction, validate_azimuth
+
+MAX_CHARACTERS = 1000
+FIELDS = ("prompt", "azimuth", "seed", "name", "negative_prompt")
+_NAME = re.compile(r"\w[\w .+-]*(?:/\w[\w .+-]*)*")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One clip to make.
+
+    Attributes:
+      azimuth_deg: numeric azimuth for the azimuth token, degrees in [0, 360); None leaves the direction to the text.
+      negative_prompt: what guidance moves away from; "" is the plain null condition.
+    """
+
+    prompt: str
+    seed: int = 0
+    azimuth_deg: float | None = None
+    negative_prompt: str = ""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a request says of the place of its sound.
+
+    Attributes:
+      azimuth_deg: asked for, by number or by words, degrees in [0, 360); None where the direction is free.
+      parsed_azimuth_deg, style: of the words; None where they name no direction.
+    """
+
+    prompt: str
+    azimuth_deg: float | None
+    parsed_azimuth_deg: float | None
+    style: str | None
+
+
+def read_scene(prompt: str, azimuth_deg: float | None = None) -> Scene:
+    """Read the direction of a prompt.
+
+    Raises:
+      ValueError: an empty prompt, an azimuth that is no angle, contradictory or unknown words of direction, or words
+        that contradict the numeric azimuth.
+    """
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise ValueError(f"prompt = {prompt!r}: must name a sound, a direction or both")
+    azimuth = None if azimuth_deg is None else validate_azimuth(azimuth_deg)
+    direction = parse_direction(prompt)
+    if direction is None:
+        return Scene(prompt, azimuth, None, None)
+    if azimuth is not None:
+        off = abs(circular_difference(direction.azimuth_deg, azimuth))
+        if off > direction.tolerance_deg + 1e-6:
+            words = f"{direction.text!r} ({direction.azimuth_deg:g} deg)"
+            raise ValueError(f"azimuth = {azimuth:g}: contradicts {words} in the prompt")
+    asked = direction.azimuth_deg if azimuth is None else azimuth
+    return Scene(prompt, asked, direction.azimuth_deg, direction.style)
+
+
+def slug(prompt: str) -> str:
+    """Return a file name for a prompt: lower-case letters, digits and dashes, at most 60."""
+    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60].strip("-") or "prompt"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a prompts file, or one --prompt.
+
+    Attributes:
+      line: number in the file, from 1; 0 for the command line.
+      name: of the output, without suffix; None makes one from prompt and seed.
+      seed: None counts on from the first seed.
+      problem: why the line cannot be used, else None.
+    """
+
+    line: int
+    prompt: str = ""
+    azimuth_deg: float | None = None
+    seed: int | None = None
+    name: str | None = None
+    negative_prompt: str | None = None
+    problem: str | None = None
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """Read a prompts file line by line; a line that cannot be used comes with its `problem`.
+
+    Formats, by the file's suffix: .jsonl (one object a line) and .csv (with a header), both with `prompt` and, if
+    wanted, `azimuth` (degrees), `seed`, `name` and `negative_prompt`; anything else is text with one prompt a line, in
+    which empty lines and those that start with # are skipped.
+
+    Raises:
+      ValueError: the file cannot be read, or a CSV's header lacks `prompt` or has an unknown column.
+    """
+    kind = path.suffix.lower()
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            if kind == ".csv":
+                yield from _read_csv(path, file)
+            else:
+                for number, line in enumerate(file, 1):
+                    line = line.strip()
+                    if line and kind == ".jsonl":
+                        yield _read_json(number, line)
+                    elif line and not line.startswith("#"):
+                        yield Row(number, line)
+    except (OSError, UnicodeDecodeError, csv.Error) as e:
+        raise ValueError(f"prompts-file = {str(path)!r}: cannot be read ({e})") from e
+
+
+def count_rows(path: Path) -> int:
+    """Return how many rows a prompts file has; see `read_rows`."""
+    return sum(1 for _ in read_rows(path))
+
+
+def _read_csv(path: Path, file: io.TextIOBase) -> Iterator[Row]:
+    reader = csv.DictReader(file)
+    names = reader.fieldnames or ()
+    unknown = [name for name in names if name not in FIELDS]
+    if "prompt" not in names or unknown:
+        found = ", ".join(names)
+        raise ValueError(f"prompts-file = {str(path)!r}: columns are {found}; prompt is needed, of {', '.join(FIELDS)}")
+    for fields in reader:
+        if None in fields or None in fields.values():
+            yield Row(reader.line_num, problem="has another number of fields than the header")
+        else:
+            yield _read_fields(reader.line_num, fields)
+
+
+def _read_json(number: int, line: str) -> Row:
+    try:
+        fields = json.loads(line)
+    except json.JSONDecodeError as e:
+        return Row(number, problem=f"is no JSON ({e})")
+    if not isinstance(fields, dict) or set(fields) - set(FIELDS):
+        return Row(number, problem=f"must be an object of {', '.join(FIELDS)}")
+    return _read_fields(number, fields)
+
+
+def _read_fields(number: int, fields: dict) -> Row:
+    value = {name: None if fields.get(name) in ("", None) else fields[name] for name in FIELDS}
+    row = Row(number, str(value["prompt"] or "").strip())
+    try:
+        if value["azimuth"] is not None:
+            row = replace(row, azimuth_deg=validate_azimuth(value["azimuth"]))
+        if value["seed"] is not None:
+            row = replace(row, seed=_read_seed(value["seed"]))
+        for name in ("name", "negative_prompt"):
+            if value[name] is not None:
+                row = replace(row, **{name: str(value[name])})
+        if row.name is not None and not _NAME.fullmatch(row.name):
+            raise ValueError(f"name = {row.name!r}: letters, digits, spaces and . + - _, with / between folders")
+    except ValueError as e:
+        row = replace(row, problem=str(e))
+    return row
+
+
+def _read_seed(value) -> int:
+    if isinstance(value, bool) or not re.fullmatch(r"\d{1,10}", str(value)) or int(value) >= 2**32:
+        raise ValueError(f"seed = {value!r}: must be a whole number in [0, 2^32)")
+    return int(value)

@@ -1,0 +1,77 @@
+import pytest
+
+from dualspec_jax.prompts import Row, Scene, count_rows, read_rows, read_scene, slug
+
+
+def write(tmp_path, name, text):
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_text_has_a_prompt_a_line(tmp_path):
+    path = write(tmp_path, "p.txt", "# two\na dog, on my left\n\n  rain behind me \n")
+    assert list(read_rows(path)) == [Row(2, "a dog, on my left"), Row(4, "rain behind me")]
+    assert count_rows(path) == 2
+
+
+def test_csv_columns_are_read_and_empty_cells_are_absent(tmp_path):
+    text = 'prompt,azimuth,seed,name\n"rain, heavy",-90,7,wet/one\nrain,,,\n'
+    rows = list(read_rows(write(tmp_path, "p.csv", text)))
+    assert rows == [Row(2, "rain, heavy", 270.0, 7, "wet/one"), Row(3, "rain")]
+
+
+def test_jsonl_fields_are_read(tmp_path):
+    text = '{"prompt": "rain", "azimuth": 12.5, "seed": 3, "negative_prompt": "wind"}\n\n{"prompt": "a dog"}\n'
+    rows = list(read_rows(write(tmp_path, "p.jsonl", text)))
+    assert rows == [Row(1, "rain", 12.5, 3, negative_prompt="wind"), Row(3, "a dog")]
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("{", "is no JSON"),
+        ("[]", "must be an object"),
+        ('{"prompt": "rain", "azimut": 3}', "must be an object of prompt, azimuth"),
+        ('{"prompt": "rain", "azimuth": "x"}', "azimuth"),
+        ('{"prompt": "rain", "seed": -1}', "seed = -1"),
+        ('{"prompt": "rain", "seed": 1.5}', "seed = 1.5"),
+        ('{"prompt": "rain", "name": "../x"}', "name = '../x'"),
+        ('{"prompt": "rain", "name": "/etc/x"}', "name = '/etc/x'"),
+    ],
+)
+def test_bad_line_has_its_problem_and_the_next_is_read(tmp_path, line, problem):
+    bad, good = read_rows(write(tmp_path, "p.jsonl", f'{line}\n{{"prompt": "rain"}}\n'))
+    assert problem in bad.problem and bad.line == 1
+    assert good == Row(2, "rain")
+
+
+def test_csv_line_of_another_length_has_its_problem(tmp_path):
+    short, good, long = read_rows(write(tmp_path, "p.csv", "prompt,seed\nrain\nrain,1\nrain,1,2\n"))
+    assert "number of fields" in short.problem and good.problem is None and "number of fields" in long.problem
+
+
+@pytest.mark.parametrize("header", ["text,seed", "prompt,loudness"])
+def test_wrong_header_is_named(tmp_path, header):
+    with pytest.raises(ValueError, match=f"columns are {header.replace(',', ', ')}"):
+        list(read_rows(write(tmp_path, "p.csv", f"{header}\nrain,1\n")))
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"prompts-file = .*none\.txt"):
+        list(read_rows(tmp_path / "none.txt"))
+
+
+def test_scene_takes_the_number_before_the_words():
+    assert read_scene("a dog at 10 o'clock") == Scene("a dog at 10 o'clock", 60.0, 60.0, "clock")
+    assert read_scene("a dog at 10 o'clock", 65.0).azimuth_deg == 65.0
+    assert read_scene("a dog", -90.0).azimuth_deg == 270.0
+    assert read_scene("a dog").azimuth_deg is None
+    with pytest.raises(ValueError, match="azimuth = 200: contradicts"):
+        read_scene("a dog at 10 o'clock", 200.0)
+    with pytest.raises(ValueError, match="prompt = ' '"):
+        read_scene(" ")
+
+
+def test_slug_is_a_file_name():
+    assert slug("A dog: 10 o'clock!") == "a-dog-10-o-clock" and slug("???") == "prompt" and len(slug("x" * 99)) == 60
