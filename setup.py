@@ -70,7 +70,7 @@ setup(
     packages=find_packages(include=["dualspec_jax", "dualspec_jax.*"]),
     package_data={
         "dualspec_jax": ["embedded/*", "evaluation_models/*"],
-        "dualspec_jax.spatial": ["*.json", "*.npz", "*.txt"],
+        "dualspec_jax.spatial": ["*.json"],
     },
     install_requires=CORE,
     extras_require={

@@ -12,19 +12,19 @@ from dualspec_jax.bundle import load_bundle
 from dualspec_jax.clip_judge import ClipJudge
 from dualspec_jax.config import SOLVERS
 from dualspec_jax.evaluation import ClipStore, measure_generated
-from dualspec_jax.event_metrics import EMBEDDED_CLASSIFIER, load_classifier
+from dualspec_jax.event_metrics import load_classifier
 from dualspec_jax.generate import Generator
 from dualspec_jax.prompt_set import LABELS, limit_evenly, make_prompts
 from dualspec_jax.sample import parse_interval
-from dualspec_jax.spatial.hrtf import load_hrtf, packaged_hrtf
+from dualspec_jax.spatial.hrtf import default_hrtf
 from dualspec_jax.wav import write_atomically
 
 
 def make_parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--bundle", type=Path, help="bundle folder (default: the embedded one)")
-    p.add_argument("--hrtf", type=Path, help="HRTF file to measure against (default: KEMAR of the package)")
-    p.add_argument("--classifier", type=Path, help="event classifier (default: that beside the bundle, if any)")
+    p.add_argument("--hrtf", type=Path, help="HRTF file to measure against (default: $DUALSPEC_DATA/hrtf/*.sofa)")
+    p.add_argument("--classifier", type=Path, help="event classifier (default: the package's)")
     p.add_argument("--out", type=Path, default=Path("runs/solvers"), help="results (default %(default)s)")
     p.add_argument("--solvers", nargs="+", choices=SOLVERS, default=SOLVERS, help="default: all")
     p.add_argument("--steps", nargs="+", type=int, default=[6, 8, 10, 12, 16, 25], help="default: %(default)s")
@@ -41,10 +41,8 @@ def main() -> None:
     compile_cache.enable()
     bundle = load_bundle(args.bundle)
     audio = bundle.config.audio
-    hrtf = load_hrtf(args.hrtf, audio.sample_rate) if args.hrtf else packaged_hrtf(audio.sample_rate)
-    beside = bundle.path / EMBEDDED_CLASSIFIER.name
-    path = args.classifier or (beside if beside.is_file() else None)
-    judge = ClipJudge(hrtf, audio, None if path is None else load_classifier(path), LABELS, args.batch_size)
+    hrtf = default_hrtf(args.hrtf, audio.sample_rate)
+    judge = ClipJudge(hrtf, audio, load_classifier(args.classifier), LABELS, batch_size=args.batch_size)
     prompts = limit_evenly(make_prompts(args.row), args.limit)
     base = Generator(bundle, batch_size=args.batch_size)
     args.out.mkdir(parents=True, exist_ok=True)

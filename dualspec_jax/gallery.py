@@ -90,9 +90,9 @@ def make_gallery(folder: Path, bundle: Any, hrtf: Any, prompts: tuple[str, ...] 
     """
     from dualspec_jax.clip_judge import ClipJudge
     from dualspec_jax.generate import Generator
-from dualspec_jax.prompts import Request
     from dualspec_jax.ops.mel import log_mel, mel_filterbank
     from dualspec_jax.ops.stft import stft
+    from dualspec_jax.prompts import Request
     from dualspec_jax.spatial.direction import parse_direction
 
     directions = [parse_direction(prompt) for prompt in prompts]

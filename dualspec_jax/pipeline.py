@@ -15,12 +15,12 @@ import numpy as np
 from dualspec_jax import __version__, compile_cache
 from dualspec_jax.bundle import Bundle, load_bundle
 from dualspec_jax.config import branch_guidance
-from dualspec_jax.event_metrics import EMBEDDED_CLASSIFIER, load_classifier
+from dualspec_jax.event_metrics import load_classifier
 from dualspec_jax.generate import Generator
 from dualspec_jax.picture import spectrogram_image
 from dualspec_jax.prompts import MAX_CHARACTERS, Request, Scene, read_scene, slug
 from dualspec_jax.self_check import SelfCheck, badness, measure_lufs
-from dualspec_jax.spatial.hrtf import load_hrtf, packaged_hrtf
+from dualspec_jax.spatial.hrtf import load_hrtf
 from dualspec_jax.wav import encode_audio, suffix_of, write_atomically, write_audio
 
 MAX_BATCH = 8  # clips made at once where nothing else is asked for
@@ -155,7 +155,8 @@ class DualSpecPipeline:
     """Make two-ear clips from prompts.
 
     Args:
-      hrtf: file whose templates measure the clips' azimuth; None takes the KEMAR head of the package.
+      hrtf: file whose templates measure the clips' azimuth; None takes the trained
+        localiser of the package.
     """
 
     def __init__(self, bundle: Bundle, hrtf: str | Path | None = None):
@@ -188,13 +189,10 @@ class DualSpecPipeline:
 
     @functools.cached_property
     def self_check(self) -> SelfCheck:
-        """What measures the clips; events only where the bundle or the package has a classifier."""
+        """What measures the clips: direction, level and event."""
         audio = self.bundle.config.audio
-        rate = audio.sample_rate
-        hrtf = packaged_hrtf(rate) if self.hrtf_path is None else load_hrtf(self.hrtf_path, rate)
-        files = [self.bundle.path / EMBEDDED_CLASSIFIER.name, EMBEDDED_CLASSIFIER]
-        found = next((path for path in files if path.is_file()), None)
-        return SelfCheck(audio, hrtf, None if found is None else load_classifier(found))
+        hrtf = None if self.hrtf_path is None else load_hrtf(self.hrtf_path, audio.sample_rate)
+        return SelfCheck(audio, hrtf, load_classifier())
 
     def __call__(
         self,

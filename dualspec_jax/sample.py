@@ -56,7 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
     a("--vocoder", choices=VOCODERS, help=f"where magnitudes start (default {VOCODERS[0]})")
     a("--batch-size", type=int, default=1, help="clips made at once (default 1)")
     a("--bundle", type=Path, help="bundle folder (default: the embedded one)")
-    a("--hrtf", type=Path, help="SOFA or npz file that the azimuth is measured with (default: KEMAR of the package)")
+    a("--hrtf", type=Path, help="SOFA or npz file that the azimuth is measured with (default: a trained localiser)")
     a = p.add_argument_group("where to put it").add_argument
     a("--out", type=Path, default=Path("."), help="audio file, or a folder (default: this folder)")
     a("--format", choices=FORMATS, help="16-bit WAV, float WAV or 16-bit FLAC (default: by --out's suffix, else wav)")

@@ -7,6 +7,7 @@ import numpy as np
 
 from dualspec_jax import metrics
 from dualspec_jax.event_metrics import Classifier
+from dualspec_jax.network_localiser import load_localiser, read_azimuth
 from dualspec_jax.ops.mel import log_mel, mel_filterbank
 from dualspec_jax.ops.stft import stft
 from dualspec_jax.prompts import Scene
@@ -36,22 +37,27 @@ class SelfCheck:
 
     Args:
       audio: `config.audio`; clips may be shorter than its n_samples, not longer.
-      hrtf: whose templates tell the azimuth, at the clips' sample rate.
+      hrtf: whose templates tell the azimuth, at the clips' sample rate; None takes the trained localiser.
       classifier: None leaves the events out.
     """
 
-    def __init__(self, audio, hrtf: Hrtf, classifier: Classifier | None):
-        self.audio, self.hrtf, self.classifier = audio, hrtf, classifier
-        freqs = np.arange(audio.n_bins) * audio.sample_rate / audio.n_fft
-        templates = hrtf.spectrum(np.arange(360.0), audio.n_fft, audio.n_bins)
-        self.localiser = metrics.TemplateLocaliser(templates, freqs)
+    def __init__(self, audio, hrtf: Hrtf | None, classifier: Classifier | None):
+        self.audio, self.classifier = audio, classifier
+        self._templates, network = None, None
+        if hrtf is None:
+            network = load_localiser()
+        else:
+            freqs = np.arange(audio.n_bins) * audio.sample_rate / audio.n_fft
+            responses = hrtf.spectrum(np.arange(360.0), audio.n_fft, audio.n_bins)
+            self._templates = metrics.TemplateLocaliser(responses, freqs)
         filters = mel_filterbank(audio.sample_rate, audio.n_fft, audio.n_mels, audio.fmin, audio.fmax, audio.n_bins)
         size = {name: audio[name] for name in ("n_fft", "hop_length", "n_frames", "n_bins")}
 
         def analyse(waveform):
             spec = stft(waveform, **size)
             mel = log_mel(spec, filters, audio.mel_floor)
-            return spec[0], mel[0], None if classifier is None else jax.nn.softmax(classifier.logits(mel)[0])
+            place = spec[0] if network is None else network.logits(spec)
+            return place, mel[0], None if classifier is None else jax.nn.softmax(classifier(mel)[0][0])
 
         self._analyse = jax.jit(analyse)
 
@@ -66,15 +72,18 @@ class SelfCheck:
 
         Returns:
           A record and the log-mel of both ears [T, M, 2]. In the record, None stands for what cannot be said:
-          azimuth_deg (by HRTF templates), azimuth_error_deg (against the scene; within 15 deg of the median plane the
+          azimuth_deg (by HRTF templates or the trained localiser), azimuth_error_deg (against the scene; within 15 deg of the
+          median plane the
           lateral error), itd_us and ild_db (positive where the left ear leads or is louder), lufs, peak, silent (peak
           under metrics.SILENT_DBFS), event (most probable label), event_score (probability of the asked one).
         """
         rate, n = self.audio.sample_rate, self.audio.n_samples
         padded = np.pad(np.asarray(waveform, np.float32), ((0, n - len(waveform)), (0, 0)))
-        spec, mel, probabilities = jax.device_get(self._analyse(padded[None]))
+        place, mel, probabilities = jax.device_get(self._analyse(padded[None]))
         silent = bool(metrics.peak_dbfs(waveform) < metrics.SILENT_DBFS)
-        azimuth = float("nan") if silent else self.localiser.locate(spec)
+        azimuth = float("nan")
+        if not silent:
+            azimuth = float(read_azimuth(place)[0][0]) if self._templates is None else self._templates.locate(place)
         error = float("nan")
         if scene.azimuth_deg is not None:
             error = float(metrics.azimuth_errors(azimuth, scene.azimuth_deg)["azimuth"])

@@ -103,7 +103,7 @@ def spatialize(
     """Render sources around one head; return (float32 [N, 2], sample rate), N being the longest with its reverberation.
 
     Args:
-      hrtf: SOFA or npz file; None takes the KEMAR head of the package.
+      hrtf: SOFA or npz file; None takes `$DUALSPEC_DATA/hrtf/*.sofa`, else a spherical head.
       room: None is the open air. The direct sound has the same level with and without a room.
 
     Raises:
@@ -111,12 +111,12 @@ def spatialize(
     """
     import scipy.signal
 
-    from dualspec_jax.spatial.hrtf import load_hrtf, packaged_hrtf, resample
+    from dualspec_jax.spatial.hrtf import default_hrtf, resample
 
     if not sources:
         raise ValueError("sources: must be at least one")
     rate = max(source.sample_rate for source in sources)
-    head = packaged_hrtf(rate) if hrtf is None else load_hrtf(hrtf, rate)
+    head = default_hrtf(hrtf, rate)
     rendered = []
     for source in sources:
         length = -(-len(source.mono) * rate // source.sample_rate)  # without the resampling filter's tail
@@ -162,7 +162,7 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("inputs", nargs="+", type=Path, metavar="FILE", help="mono audio files of any length, 8 to 96 kHz")
     p.add_argument("--direction", action="append", required=True, help='one a file: degrees or words, "3 o\'clock"')
     p.add_argument("--gain", action="append", type=float, metavar="DB", help="one a file, dB (default 0)")
-    p.add_argument("--hrtf", type=Path, help="SOFA or npz file (default: KEMAR of the package)")
+    p.add_argument("--hrtf", type=Path, help="SOFA or npz file (default: $DUALSPEC_DATA/hrtf/*.sofa, else a sphere)")
     p.add_argument("--room", type=parse_room, metavar="LxWxH", help="shoebox room, m (default: open air)")
     p.add_argument("--rt60", type=float, default=0.4, help="reverberation time of the room, s (default %(default)s)")
     p.add_argument("--distance", type=float, default=1.5, help="of the sources in the room, m (default %(default)s)")
@@ -213,7 +213,7 @@ def _run(args: argparse.Namespace) -> int:
             {"file": str(path), "direction": text, "azimuth_deg": azimuth, "gain_db": gain}
             for path, text, azimuth, gain in zip(args.inputs, args.direction, azimuths, gains, strict=True)
         ],
-        "hrtf": "KEMAR of the package" if args.hrtf is None else str(args.hrtf),
+        "hrtf": None if args.hrtf is None else str(args.hrtf),
         "room": None if room is None else {"size_m": room.size_m, "rt60_s": room.rt60_s, "distance_m": room.distance_m},
         "sample_rate": rate,
         "measured": {

@@ -13,7 +13,7 @@ from tiny import save_tiny_bundle
 
 from dualspec_jax import sample
 from dualspec_jax.pipeline import DualSpecPipeline
-from dualspec_jax.spatial.hrtf import packaged_hrtf
+from dualspec_jax.spatial.hrtf import spherical_head
 from dualspec_jax.wav import read_wav
 
 PROMPT = "a dog barking at 10 o'clock"
@@ -199,12 +199,13 @@ def test_solver_and_interval_reach_the_record(run, tmp_path):
 
 
 def test_hrtf_of_the_measurement_is_chosen(run, tmp_path):
-    source = packaged_hrtf()
+    source = spherical_head()
     fields = {name: getattr(source, name) for name in ("azimuth_deg", "elevation_deg", "sample_rate")}
+    np.savez(tmp_path / "plain.npz", hrir=source.hrir, **fields)
     np.savez(tmp_path / "swapped.npz", hrir=source.hrir[:, ::-1], **fields)
     azimuths = []
-    for options in ([], ["--hrtf", "swapped.npz"]):
-        assert run("--prompt", PROMPT, "--out", "a.wav", "--overwrite", *options)[0] == 0
+    for name in ("plain.npz", "swapped.npz"):
+        assert run("--prompt", PROMPT, "--out", "a.wav", "--overwrite", "--hrtf", name)[0] == 0
         azimuths.append(json.loads((tmp_path / "a.json").read_text())["measured"]["azimuth_deg"])
     assert sum(azimuths) == pytest.approx(360.0, abs=0.3)
 

@@ -5,7 +5,7 @@ import pytest
 import soundfile
 
 from dualspec_jax import metrics, spatialize
-from dualspec_jax.spatial.hrtf import packaged_hrtf, spherical_head
+from dualspec_jax.spatial.hrtf import spherical_head
 from dualspec_jax.spatialize import RoomSpec, Source, parse_place
 
 NOISE = 0.05 * np.random.default_rng(0).standard_normal(16000).astype(np.float32)
@@ -44,7 +44,7 @@ def test_file_is_placed_where_the_words_say(run, tmp_path):
     status, out, _ = run("in.wav", "--direction", "3 o'clock")
     assert status == 0 and out.splitlines() == ["in_spatial.wav", "in_spatial.json"]
     ears, rate = soundfile.read(tmp_path / "in_spatial.wav")
-    assert rate == 16000 and ears.shape == (16000 + packaged_hrtf().hrir.shape[-1] - 1, 2)
+    assert rate == 16000 and ears.shape == (16000 + spherical_head().hrir.shape[-1] - 1, 2)
     record = json.loads((tmp_path / "in_spatial.json").read_text())
     assert record["sources"][0]["azimuth_deg"] == 270.0 and record["room"] is None
     assert record["measured"]["itd_us"] < -400 and record["measured"]["ild_db"] < -5

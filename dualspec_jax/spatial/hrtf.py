@@ -194,14 +194,6 @@ def default_hrtf(path=None, sample_rate: int = 16000) -> Hrtf:
     return load_hrtf(found[0], sample_rate) if found else spherical_head(sample_rate)
 
 
-def packaged_hrtf(sample_rate: int = 16000) -> Hrtf:
-    """Return the KEMAR dummy head that comes with the package: 72 directions at ear height.
-
-    Source: Gardner and Martin 1994, MIT Media Lab, free to use where the authors are cited (`kemar_LICENSE.txt`).
-    """
-    return load_hrtf(Path(__file__).parent / "kemar_horizontal.npz", sample_rate)
-
-
 def spherical_head(sample_rate: int = 16000, radius_m: float = 0.0875, ear_deg: float = 100.0) -> Hrtf:
     """Compute the horizontal HRIRs of a rigid sphere for distant sources, every 5 degrees.
 
