@@ -212,7 +212,6 @@ def make_app(pipe: "DualSpecPipeline", folder: Path):
         theme=theme,
         css=CSS,
         allowed_paths=[str(folder)],
-        blocked_paths=[str(Path.cwd())] if not folder.is_relative_to(Path.cwd()) else None,
         max_file_size="1kb",
         ssr_mode=False,
         show_error=True,
@@ -268,12 +267,13 @@ def _run(args: argparse.Namespace) -> int:
     except ImportError as e:
         raise ValueError(f"demo: needs {e.name}; pip install 'dualspec_jax[demo]'") from e
     with open_socket(args.host, args.port) as listener, tempfile.TemporaryDirectory(prefix="dualspec_") as temporary:
-        folder = (args.out or Path(temporary)).resolve()
+        root = (args.out or Path(temporary)).resolve()
+        folder = root / "clips"  # all that is served; --out may hold other things
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as e:
-            raise ValueError(f"out = {str(folder)!r}: cannot be made ({e.strerror or e})") from e
-        os.environ["GRADIO_TEMP_DIR"] = str(folder / "gradio")  # copies that Gradio serves
+            raise ValueError(f"out = {str(root)!r}: cannot be made ({e.strerror or e})") from e
+        os.environ["GRADIO_TEMP_DIR"] = str(root / "gradio")  # its copies
 
         from dualspec_jax.pipeline import DualSpecPipeline
 

@@ -22,7 +22,7 @@ def served(tmp_path_factory):
     folder = root / "clips"
     folder.mkdir()
     patch = pytest.MonkeyPatch()
-    patch.setenv("GRADIO_TEMP_DIR", str(folder / "gradio"))
+    patch.setenv("GRADIO_TEMP_DIR", str(root / "gradio"))
     pipe = DualSpecPipeline.from_pretrained(root / "b", cache=False)
     listener = demo.open_socket("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(demo.make_app(pipe, folder), log_level="warning"))
