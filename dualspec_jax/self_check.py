@@ -72,10 +72,10 @@ class SelfCheck:
 
         Returns:
           A record and the log-mel of both ears [T, M, 2]. In the record, None stands for what cannot be said:
-          azimuth_deg (by HRTF templates or the trained localiser), azimuth_error_deg (against the scene; within 15 deg of the
-          median plane the
-          lateral error), itd_us and ild_db (positive where the left ear leads or is louder), lufs, peak, silent (peak
-          under metrics.SILENT_DBFS), event (most probable label), event_score (probability of the asked one).
+          azimuth_deg (by HRTF templates or the trained localiser), azimuth_error_deg (against the scene; within 15 deg
+          of the median plane the lateral error), itd_us and ild_db (positive where the left ear leads or is louder),
+          lufs, peak, silent (peak under metrics.SILENT_DBFS), event (most probable label), event_score (probability
+          of the asked one).
         """
         rate, n = self.audio.sample_rate, self.audio.n_samples
         padded = np.pad(np.asarray(waveform, np.float32), ((0, n - len(waveform)), (0, 0)))

@@ -58,10 +58,10 @@ def test_events_score_the_asked_label(check):
     class Knows:
         labels = ("dog barking", "rain")
 
-        def logits(self, mel):
+        def __call__(self, mel):
             import jax.numpy as jnp
 
-            return jnp.array([[0.0, jnp.log(3.0)]])
+            return jnp.array([[0.0, jnp.log(3.0)]]), None
 
     judge = SelfCheck(check.audio, HEAD, Knows())
     clip = render(NOISE, 90.0, HEAD)
