@@ -3,6 +3,8 @@
 Start from public weights with `python -m dualspec_jax.convert` (README.md, "At paper scale"), then the stages of
 launch/train_embedded.sh with this config.
 
+U-Net: 867.0 M parameters, 2.79e14 FLOPs in a step of 256 (`python -m dualspec_jax.sizes --config configs/base.py`).
+
 Command: python -m dualspec_jax.train --config configs/base.py --task diffusion --workdir runs/base
 Hardware: 8 GPUs of 80 GB, or a TPU slice of 32 chips or more; elsewhere override --config.mesh.fsdp.
 """

@@ -290,10 +290,10 @@ def validate(config: ConfigDict) -> None:
         need(t.dtype in ("float32", "bfloat16"), f"train.{task}.dtype", t.dtype, "float32 or bfloat16")
         whole = t.accumulate >= 1 and t.batch_size % t.accumulate == 0
         need(whole, f"train.{task}.accumulate", t.accumulate, f"divides train.{task}.batch_size = {t.batch_size}")
-        if task in ("text_encoder", "classifier"):
+        if task not in ("mel_vae", "stft_vae", "diffusion"):
             need(not t.remat, f"train.{task}.remat", t.remat, "False: this network is not rematerialised")
-        if task == "classifier":
-            need(t.dtype == "float32", "train.classifier.dtype", t.dtype, "float32: this network has no other")
+            known = t.dtype == "float32" or task == "text_encoder"
+            need(known, f"train.{task}.dtype", t.dtype, "float32: this network has no other")
         for field in ("log_every", "eval_every", "save_every", "keep"):
             need(t[field] >= 1, f"train.{task}.{field}", t[field], "at least 1")
 

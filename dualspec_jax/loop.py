@@ -13,7 +13,16 @@ from dualspec_jax.checkpoint import BestCheckpoint, Checkpoints
 from dualspec_jax.metrics_log import Clock, MetricsLog, Window
 from dualspec_jax.optimizer import make_optimizer
 from dualspec_jax.picture import save_png
-from dualspec_jax.sharding import batch_sharding, gather, infer_sharding, make_mesh, place, place_batch, replicated
+from dualspec_jax.sharding import (
+    batch_sharding,
+    gather,
+    infer_sharding,
+    make_mesh,
+    place,
+    place_batch,
+    replicated,
+    with_whole_weights,
+)
 from dualspec_jax.signals import StopSignals
 from dualspec_jax.train_step import TrainState, init_state, make_train_step
 
@@ -23,7 +32,7 @@ def train(config: ConfigDict, task: Any, workdir: str | Path, stop_after: int | 
 
     Writes to <workdir>/<task>: `checkpoints/`, `metrics.jsonl`, TensorBoard events and `pictures/`. A run that was
     stopped goes on from its exact position: same next batch, same key, same running sums. The state with the lowest
-    `task.error` so far is kept in `best/`, in the same form. On SIGTERM or SIGINT it saves
+    `task.error` so far, if the task has one, is kept in `best/`, in the same form. On SIGTERM or SIGINT it saves
     and leaves with SystemExit 143 or 130 after the step, compilation or picture that is under way.
 
     Args:
@@ -49,13 +58,14 @@ def train(config: ConfigDict, task: Any, workdir: str | Path, stop_after: int | 
     shardings = infer_sharding(abstract, mesh, config.mesh.min_shard_size)
     frozen_shardings = infer_sharding(task.frozen, mesh, config.mesh.min_shard_size)
     frozen = place(task.frozen, frozen_shardings)
+    whole = lambda fn: with_whole_weights(fn, mesh, config.mesh.min_shard_size)
     train_step = jax.jit(
-        make_train_step(task.loss_fn, tx, c.ema_decay, c.accumulate),
+        make_train_step(whole(task.loss_fn), tx, c.ema_decay, c.accumulate),
         in_shardings=(shardings, batch_sharding(mesh), replicated(mesh), *frozen_shardings),
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
     )
-    eval_fn = jax.jit(task.eval_fn)
+    eval_fn = jax.jit(whole(task.eval_fn))
 
     batches = iter(task.make_batches("train", True, config.seed))
     checkpoints = Checkpoints(folder, config, task.name, c.keep)
@@ -121,7 +131,8 @@ def train(config: ConfigDict, task: Any, workdir: str | Path, stop_after: int | 
                             continue  # to stop at this very step; the resumed run evaluates
                         draw(task, state.ema_params, first, eval_key, folder / "pictures", step)
                         log.valid(step, metrics)
-                        best.offer(step, state, task.error(metrics), base_key)
+                        if task.error is not None:
+                            best.offer(step, state, task.error(metrics), base_key)
                     clock.restart()
                 if stopping:
                     break

@@ -106,13 +106,21 @@ def make_plan(config: ConfigDict, task: str, mesh_shape: tuple[int | None, int, 
 
     import jax
 
-    from dualspec_jax.sharding import batch_sharding, bytes_per_device, infer_sharding, make_mesh, replicated
+    from dualspec_jax.sharding import (
+        batch_sharding,
+        bytes_per_device,
+        infer_sharding,
+        make_mesh,
+        replicated,
+        with_whole_weights,
+    )
     from dualspec_jax.sizes import abstract_step, count_parameters, step_flops
 
     c = config.train[task]
     data, fsdp, tensor = mesh_shape
     mesh = make_mesh(c.batch_size // c.accumulate, fsdp, tensor, data=data)
-    _, step, (state, batch, key, *frozen) = abstract_step(config, task)
+    wrap = lambda fn: with_whole_weights(fn, mesh, config.mesh.min_shard_size)
+    _, step, (state, batch, key, *frozen) = abstract_step(config, task, wrap)
     where = infer_sharding((state, tuple(frozen)), mesh, config.mesh.min_shard_size)
     put = lambda tree, shardings: jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings

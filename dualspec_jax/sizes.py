@@ -5,6 +5,7 @@ products and convolutions at two per multiply-add, padding not counted; without 
 """
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,8 +19,11 @@ from dualspec_jax.tasks import MODELS, Model, make_model
 from dualspec_jax.train_step import init_state, make_train_step
 
 
-def abstract_step(config: ConfigDict, task: str) -> tuple[Model, Any, tuple]:
+def abstract_step(config: ConfigDict, task: str, wrap: Callable = lambda fn: fn) -> tuple[Model, Any, tuple]:
     """Return (model, update, its abstract arguments (state, batch, key, *frozen)) of a task; uses no memory.
+
+    Args:
+      wrap: applied to the loss function, such as `sharding.with_whole_weights` for a mesh.
 
     Raises:
       ValueError: see `tasks.make_model`.
@@ -29,7 +33,7 @@ def abstract_step(config: ConfigDict, task: str) -> tuple[Model, Any, tuple]:
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(lambda k: init_state(model.init, tx, k), key)
     batch = {name: jax.ShapeDtypeStruct((c.batch_size, *x.shape), x.dtype) for name, x in model.batch.items()}
-    step = make_train_step(model.loss_fn, tx, c.ema_decay, c.accumulate)
+    step = make_train_step(wrap(model.loss_fn), tx, c.ema_decay, c.accumulate)
     return model, step, (state, batch, key, *jax.eval_shape(model.init_frozen, key))
 
 

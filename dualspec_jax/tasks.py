@@ -58,7 +58,7 @@ class Task(NamedTuple):
       make_batches: (split, train, seed) -> Grain iterable of NumPy batches.
       pictures: (params, batch, key) -> {name: uint8 image}; None where there is nothing to look at.
       frozen: trees of NumPy arrays that the losses read and that are not trained.
-      error: metrics of an evaluation -> what the best checkpoint has least of.
+      error: metrics of an evaluation -> what the best checkpoint has least of; None keeps no best checkpoint.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Task(NamedTuple):
     make_batches: Callable
     pictures: Callable | None
     frozen: tuple = ()
-    error: Callable = lambda metrics: metrics["loss"]
+    error: Callable | None = None
 
 
 def make_task(config: ConfigDict, name: str, workdir: str | Path) -> Task:
@@ -100,6 +100,10 @@ def _shape(*shape: int, dtype=jnp.float32) -> jax.ShapeDtypeStruct:
 def _no_frozen(key):
     del key
     return ()
+
+
+def _loss(metrics):
+    return metrics["loss"]
 
 
 def _scene_batches(config: ConfigDict, workdir: Path, task: str) -> Callable:
@@ -216,7 +220,7 @@ def _text_encoder_task(config: ConfigDict, workdir: Path) -> Task:
             config, "text_encoder", split, seed=seed, data_dir=data_dir, tokenizer=tokenizer, train=train
         )
 
-    return Task("text_encoder", model.init, model.loss_fn, eval_fn, batches, None)
+    return Task("text_encoder", model.init, model.loss_fn, eval_fn, batches, None, error=_loss)
 
 
 def _classifier_task(config: ConfigDict, workdir: Path) -> Task:
@@ -403,7 +407,7 @@ def _diffusion_task(config: ConfigDict, workdir: Path) -> Task:
         output = np.asarray(sample_mel(params, encoder_params, mel_params, first, key))
         return {f"sample_{i}": spectrogram_image(output[i]) for i in range(PICTURES)}
 
-    return Task("diffusion", model.init, model.loss_fn, eval_fn, batches, pictures, frozen=(encoder_params,))
+    return Task("diffusion", model.init, model.loss_fn, eval_fn, batches, pictures, (encoder_params,), _loss)
 
 
 MODELS = {

@@ -14,6 +14,7 @@ from dualspec_jax.sharding import (
     place,
     place_batch,
     replicated,
+    with_whole_weights,
 )
 from dualspec_jax.train_step import init_state, make_train_step
 
@@ -82,6 +83,21 @@ def test_tensor_axis_takes_outputs_and_then_the_inputs_of_what_reads_them():
     assert specs["layer_11_wo"]["kernel"] == P("tensor", "fsdp")
 
 
+@pytest.mark.parametrize(("axes", "split"), [(dict(fsdp=2), 1), (dict(fsdp=2, tensor=2), 2), (dict(), 1)])
+def test_loss_sees_weights_whole_over_fsdp_and_split_over_tensor(axes, split):
+    mesh, seen = make_mesh(8, **axes), []
+
+    def loss_fn(params, batch, key, frozen):
+        for tree in (params, frozen):
+            jax.debug.inspect_array_sharding(tree["kernel"], callback=seen.append)
+        return jnp.sum(params["kernel"]) + jnp.sum(frozen["kernel"]) + jnp.sum(batch), {}
+
+    tree = {"kernel": np.ones((8, 4), np.float32)}
+    placed = place(tree, infer_sharding(tree, mesh, 1))
+    jax.jit(with_whole_weights(loss_fn, mesh, 1))(placed, np.ones(8), jax.random.key(0), placed)
+    assert [s.shard_shape((8, 4)) for s in seen] == [(8, 4 // split)] * 2
+
+
 def test_bytes_per_device_fall_with_fsdp():
     tree = {"kernel": np.zeros((64, 64), np.float32), "bias": np.zeros(64, np.float32)}
     for fsdp, expected in ((1, 64 * 65 * 4), (2, 64 * 32 * 4 + 64 * 4), (4, 64 * 16 * 4 + 64 * 4)):
@@ -129,7 +145,7 @@ def test_sharded_training_equals_one_device(axes):
         shardings = infer_sharding(jax.eval_shape(make, jax.random.key(0)), mesh, min_size=1)
         state = jax.jit(make, out_shardings=shardings)(jax.random.key(0))
         step = jax.jit(
-            make_train_step(loss_fn, tx, 0.9),
+            make_train_step(with_whole_weights(loss_fn, mesh, 1), tx, 0.9),
             in_shardings=(shardings, batch_sharding(mesh), replicated(mesh)),
             out_shardings=(shardings, replicated(mesh)),
             donate_argnums=0,

@@ -19,7 +19,15 @@ def run(config, steps: int, mesh) -> dict:
     from drawn import draw
 
     from dualspec_jax.optimizer import make_optimizer
-    from dualspec_jax.sharding import batch_sharding, bytes_per_device, infer_sharding, place, place_batch, replicated
+    from dualspec_jax.sharding import (
+        batch_sharding,
+        bytes_per_device,
+        infer_sharding,
+        place,
+        place_batch,
+        replicated,
+        with_whole_weights,
+    )
     from dualspec_jax.tasks import make_model
     from dualspec_jax.train_step import init_state, make_train_step
 
@@ -31,8 +39,9 @@ def run(config, steps: int, mesh) -> dict:
     shardings = infer_sharding((state, frozen), mesh, config.mesh.min_shard_size)
     state, frozen = place((state, frozen), shardings)
     size = {name: bytes_per_device(getattr(state, name)) for name in ("params", "ema_params", "opt_state")}
+    loss_fn = with_whole_weights(model.loss_fn, mesh, config.mesh.min_shard_size)
     step = jax.jit(
-        make_train_step(model.loss_fn, tx, c.ema_decay, c.accumulate),
+        make_train_step(loss_fn, tx, c.ema_decay, c.accumulate),
         in_shardings=(shardings[0], batch_sharding(mesh), replicated(mesh), *shardings[1]),
         out_shardings=(shardings[0], replicated(mesh)),
         donate_argnums=0,
