@@ -174,15 +174,15 @@ def _run(args: argparse.Namespace) -> int:
             raise ValueError(f"{name} = {getattr(args, name)}: must be at least 1")
     plan = Plan(args)
     given = [Row(0, prompt) for prompt in args.prompt or []]
-    tasks = list(plan.tasks(given))
-    for task in tasks:  # their mistakes are known before the model is loaded
-        if task.problem:
-            raise ValueError(task.problem)
     total = (len(given) + (count_rows(args.prompts_file) if args.prompts_file else 0)) * args.num
     if not total:
         raise ValueError("prompt: give --prompt or a --prompts-file with at least one line")
     if plan.is_file and total > 1:
         raise ValueError(f"out = {str(args.out)!r}: {total} clips need a folder, not a file name")
+    tasks = list(plan.tasks(given))
+    for task in tasks:  # their mistakes are known before the model is loaded
+        if task.problem:
+            raise ValueError(task.problem)
     if args.prompts_file is not None:
         _make_folder(plan.folder)
     if not plan.folder.is_dir():
