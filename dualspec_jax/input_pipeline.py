@@ -23,6 +23,7 @@ CAPTIONS_PER_EPOCH = 1 << 20  # length of an "epoch" of the endless caption sour
 VALID_CAPTIONS = 2048
 CUE_SCENES_PER_EPOCH = 1 << 20
 VALID_CUE_SCENES = 1024
+CACHED_CLIPS = 20_000  # pooled log-mels kept in memory, 32 kB each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,16 +213,19 @@ def _crop_elements(config, *, task, split, seed, data_dir, train, **_) -> Elemen
 
 def _classifier_elements(config, *, split, seed, data_dir, train, **_) -> Elements:
     pool = config.classifier.pool
-    seen: dict[int, dict[str, np.ndarray]] = {}  # decoding costs more than the network, and all fit: 32 kB a clip
+    seen: dict[int, dict[str, np.ndarray]] = {}  # decoding costs more than the network
+
+    def read(source, index):
+        record = source.read_coded(index)
+        power = np.exp(2.0 * record["mel"].astype(np.float32)).sum(axis=-1)  # of both ears
+        power = power[: len(power) // pool * pool].reshape(-1, pool, power.shape[-1]).mean(axis=1)
+        return {"mel": (0.5 * np.log(power)).astype(np.float16), "label": np.int32(record["label_index"])}
 
     def make(source, index, rng):
-        if index not in seen:
-            record = source.read_coded(index)
-            mel = record["mel"].astype(np.float32)
-            power = np.exp(2.0 * mel).sum(axis=-1)  # of both ears
-            power = power[: len(power) // pool * pool].reshape(-1, pool, power.shape[-1]).mean(axis=1)
-            seen[index] = {"mel": (0.5 * np.log(power)).astype(np.float16), "label": np.int32(record["label_index"])}
-        return {"mel": seen[index]["mel"].astype(np.float32), "label": seen[index]["label"]}
+        element = seen.get(index) or read(source, index)
+        if len(seen) < CACHED_CLIPS:
+            seen[index] = element
+        return element | {"mel": element["mel"].astype(np.float32)}
 
     return _scene_elements(config, ("mel",), split=split, seed=seed, data_dir=data_dir, train=train, make=make)
 
