@@ -35,19 +35,16 @@ def frechet_distance(a: np.ndarray, b: np.ndarray, *, extrapolate: bool = False,
 
     The plain estimate is too large, by about a constant over the number of clips: with few clips that bias is most of
     the number. With `extrapolate`, distances of random subsets of n/2 to n clips (of each set, the same share) are
-    fitted by a line in 1/n and read at 1/n = 0. That can come out below zero where the sets hardly differ.
+    fitted by a line in 1/n and read at 1/n = 0. That can come out below zero where the sets hardly differ. The bias is
+    such a line only where the subsets have more clips than dimensions; for fewer clips take `kernel_distance`.
 
     Raises:
-      ValueError: fewer than 2 clips in a set (8 with `extrapolate`), or sets of different width.
+      ValueError: fewer than 2 clips in a set (`least_to_extrapolate` with `extrapolate`), or sets of different width.
 
     Source: Chong and Forsyth 2020 (arXiv:1911.07023), for `extrapolate`.
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    least = 8 if extrapolate else 2
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
-        raise ValueError(f"embeddings of shapes {a.shape} and {b.shape}: must be [n, D] and [m, D]")
-    if min(len(a), len(b)) < least:
-        raise ValueError(f"embeddings of {len(a)} and {len(b)} clips: at least {least} are needed")
+    _check_sets(a, b, least_to_extrapolate(a.shape[-1]) if extrapolate else 2)
     moments = lambda x: (np.mean(x, axis=0), np.cov(x, rowvar=False).reshape(x.shape[1], x.shape[1]))
     if not extrapolate:
         return frechet_distance_gaussian(*moments(a), *moments(b))
@@ -60,6 +57,36 @@ def frechet_distance(a: np.ndarray, b: np.ndarray, *, extrapolate: bool = False,
             distances.append(frechet_distance_gaussian(*moments(parts[0]), *moments(parts[1])))
     slope, offset = np.polyfit(inverse, distances, 1)
     return float(offset)
+
+
+def least_to_extrapolate(width: int) -> int:
+    """Return how many clips of embeddings [n, width] the extrapolated Frechet distance needs."""
+    return max(8, 2 * (width + 1))
+
+
+def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the unbiased squared kernel distance of two sets of embeddings [n, D] and [m, D], kernel (x y / D + 1)^3.
+
+    Its expectation does not depend on the number of clips, and is 0 for sets of one distribution: so the number may be
+    below zero.
+
+    Raises:
+      ValueError: fewer than 2 clips in a set, or sets of different width.
+
+    Source: Binkowski et al. 2018 (arXiv:1801.01401), the "kernel inception distance".
+    """
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    _check_sets(a, b, 2)
+    kernel = lambda x, y: (x @ y.T / x.shape[1] + 1.0) ** 3
+    within = lambda k: (np.sum(k) - np.trace(k)) / (len(k) * (len(k) - 1))
+    return float(within(kernel(a, a)) + within(kernel(b, b)) - 2.0 * np.mean(kernel(a, b)))
+
+
+def _check_sets(a: np.ndarray, b: np.ndarray, least: int) -> None:
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
+        raise ValueError(f"embeddings of shapes {a.shape} and {b.shape}: must be [n, D] and [m, D]")
+    if min(len(a), len(b)) < least:
+        raise ValueError(f"embeddings of {len(a)} and {len(b)} clips: at least {least} are needed")
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ REFERENCE = "real"
 
 
 def compare(systems: dict[str, list[dict]]) -> dict[str, dict]:
-    """Return {system: {n, n_real, frechet, frechet_extrapolated, inception_score}}.
+    """Return {system: {n, n_real, frechet, frechet_extrapolated, kernel_distance, inception_score}}.
 
     Takes the arrays off the records, and adds `event_kl` to each whose label has real clips. Without a system `real`
     there is nothing to compare with: only inception scores are left. A number that needs more clips than there are is
@@ -40,7 +40,8 @@ def compare(systems: dict[str, list[dict]]) -> dict[str, dict]:
         smallest = min(len(records), len(real_labels))
         if smallest >= 2:
             result[name]["frechet"] = sets.frechet_distance(real["embedding"], mine["embedding"])
-        if smallest >= 8:
+            result[name]["kernel_distance"] = sets.kernel_distance(real["embedding"], mine["embedding"])
+        if smallest >= sets.least_to_extrapolate(real["embedding"].shape[1]):
             result[name]["frechet_extrapolated"] = sets.frechet_distance(
                 real["embedding"], mine["embedding"], extrapolate=True
             )
@@ -50,7 +51,8 @@ def compare(systems: dict[str, list[dict]]) -> dict[str, dict]:
 def format_table(result: dict[str, dict]) -> str:
     """Return a table with a row per system; the number of clips stands beside every distance."""
     fields: Sequence[tuple[str, str]] = (
-        ("n", "d"), ("n_real", "d"), ("frechet", ".3f"), ("frechet_extrapolated", ".3f"), ("inception_score", ".2f"),
+        ("n", "d"), ("n_real", "d"), ("frechet", ".3f"), ("frechet_extrapolated", ".3f"), ("kernel_distance", ".4f"),
+        ("inception_score", ".2f"),
     )  # fmt: skip
     lines = ["  ".join([f"{'system':16s}", *(f"{name:>20s}" for name, _ in fields)])]
     for system, values in result.items():

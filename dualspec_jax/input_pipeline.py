@@ -24,6 +24,7 @@ CAPTIONS_PER_EPOCH = 1 << 20  # length of an "epoch" of the endless caption sour
 VALID_CAPTIONS = 2048
 CUE_SCENES_PER_EPOCH = 1 << 20
 VALID_CUE_SCENES = 1024
+CACHED_CLIPS = 20_000  # pooled log-mels kept in memory, 32 kB each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -294,14 +295,18 @@ def pool_ears(mel: np.ndarray, pool: int) -> np.ndarray:
 
 def _classifier_elements(config, *, split, seed, dataset, data_dir, train, **_) -> Elements:
     every, pool = dataset_labels(config, data_dir), config.classifier.pool
-    seen: dict[int, dict[str, np.ndarray]] = {}  # decoding costs more than the network, and all fit: 32 kB a clip
+    seen: dict[int, dict[str, np.ndarray]] = {}  # decoding costs more than the network
+
+    def read(source, index):
+        record = source.read_coded(index)
+        label = np.int32(every.index(source.labels[record["label_index"]]))
+        return {"mel": pool_ears(record["mel"], pool).astype(np.float16), "label": label}
 
     def make(source, index, rng):
-        if index not in seen:
-            record = source.read_coded(index)
-            label = np.int32(every.index(source.labels[record["label_index"]]))
-            seen[index] = {"mel": pool_ears(record["mel"], pool).astype(np.float16), "label": label}
-        return {"mel": seen[index]["mel"].astype(np.float32), "label": seen[index]["label"]}
+        element = seen.get(index) or read(source, index)
+        if len(seen) < CACHED_CLIPS:
+            seen[index] = element
+        return element | {"mel": element["mel"].astype(np.float32)}
 
     return _scene_elements(
         config, ("mel",), split=split, seed=seed, dataset=dataset, data_dir=data_dir, train=train, make=make

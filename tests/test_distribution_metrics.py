@@ -34,11 +34,26 @@ def test_extrapolated_frechet_distance_is_nearer_with_few_clips():
     assert abs(better - 1.0) < 0.5 * abs(plain - 1.0)
 
 
+def test_kernel_distance_is_unbiased():
+    """In one dimension the distance is a sum over moments: 1, 3, 3, 1 times the squares of their differences."""
+    m = 0.5
+    moments = lambda shift: np.array([1.0, shift, 1.0 + shift**2, 3.0 * shift + shift**3])
+    expected = np.sum([1.0, 3.0, 3.0, 1.0] * (moments(0.0) - moments(m)) ** 2)
+    rng = np.random.default_rng(0)
+    found = [sets.kernel_distance(rng.normal(size=(8, 1)), m + rng.normal(size=(6, 1))) for _ in range(6000)]
+    assert np.mean(found) == pytest.approx(expected, abs=4.0 * np.std(found) / 6000**0.5)
+    alike = [sets.kernel_distance(rng.normal(size=(8, 1)), rng.normal(size=(6, 1))) for _ in range(6000)]
+    assert abs(np.mean(alike)) < 4.0 * np.std(alike) / 6000**0.5
+    assert np.mean(found) > np.mean(alike) + 0.5
+
+
 def test_frechet_distance_refuses_too_few_or_unlike_clips():
     with pytest.raises(ValueError, match="at least 2"):
         sets.frechet_distance(np.zeros((1, 3)), np.zeros((5, 3)))
     with pytest.raises(ValueError, match="at least 8"):
         sets.frechet_distance(np.zeros((7, 3)), np.zeros((9, 3)), extrapolate=True)
+    with pytest.raises(ValueError, match="at least 34"):  # more clips than dimensions in every subset
+        sets.frechet_distance(np.zeros((33, 16)), np.zeros((50, 16)), extrapolate=True)
     with pytest.raises(ValueError, match=r"must be \[n, D\]"):
         sets.frechet_distance(np.zeros((9, 3)), np.zeros((9, 4)))
 
