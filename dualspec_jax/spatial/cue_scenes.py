@@ -5,6 +5,8 @@ sound only: so scenes are drawn as a source spectrum, a head, echoes, a diffuse 
 """
 
 import dataclasses
+import functools
+import itertools
 
 import numpy as np
 
@@ -76,12 +78,8 @@ def make_cue_scenes(
     With a measured head, half of the table is that head, so that scenes draw both kinds as often.
     """
     circle = np.arange(float(AZIMUTHS))
-    spectra, is_measured = [], []
-    for radius in HEAD_RADII_M:
-        for ear in EAR_ANGLES_DEG:
-            head = spherical_head(sample_rate, radius_m=radius, ear_deg=ear)
-            spectra.append(head.spectrum(circle, n_fft, n_bins))
-            is_measured.append(False)
+    spectra = list(_sphere_spectra(sample_rate, n_fft, n_bins))
+    is_measured = [False] * len(spectra)
     if measured is not None:
         plain = measured.spectrum(circle, n_fft, n_bins)
         scaled = [_scale_frequencies(plain, scale) for scale in SCALES]
@@ -92,6 +90,15 @@ def make_cue_scenes(
     every = table[:, ::15]
     fields = np.mean(np.abs(every) ** 2, axis=1), np.mean(every[..., 0] * np.conj(every[..., 1]), axis=1)
     return CueScenes(table, np.array(is_measured), fields, sample_rate)
+
+
+@functools.lru_cache(maxsize=2)
+def _sphere_spectra(sample_rate: int, n_fft: int, n_bins: int) -> np.ndarray:
+    """Return complex64 [heads, AZIMUTHS, F, 2] of spheres of all sizes and ear angles; it takes two seconds."""
+    circle = np.arange(float(AZIMUTHS))
+    sizes = itertools.product(HEAD_RADII_M, EAR_ANGLES_DEG)
+    heads = [spherical_head(sample_rate, radius_m=radius, ear_deg=ear) for radius, ear in sizes]
+    return np.stack([head.spectrum(circle, n_fft, n_bins) for head in heads])
 
 
 def _scale_frequencies(spectra: np.ndarray, scale: float) -> np.ndarray:
