@@ -128,8 +128,8 @@ def default() -> ConfigDict:
     )
     c.sample = ConfigDict(
         dict(
-            steps=25,
-            guidance_mel=4.0,
+            steps=12,
+            guidance_mel=6.0,
             guidance_stft=3.0,
             eta=0.0,
             griffin_lim_iters=32,
@@ -138,8 +138,9 @@ def default() -> ConfigDict:
     )
     c.sampler = ConfigDict(
         dict(
-            solver="ddim",  # one of SOLVERS
+            solver="unipc",  # one of SOLVERS
             guidance_interval=(0.0, 1.0),  # noise levels t / num_steps that are guided; 1 is pure noise
+            guidance_rescale=0.7,  # of the standard deviation, see diffusion.guidance
         )
     )
     c.classifier = ConfigDict(
@@ -279,6 +280,8 @@ def validate(config: ConfigDict) -> None:
     need(m.data is None or m.data >= 1, "mesh.data", m.data, "None or at least 1")
     need(config.sampler.solver in SOLVERS, "sampler.solver", config.sampler.solver, f"one of {', '.join(SOLVERS)}")
     need(s.eta == 0 or config.sampler.solver == "ddim", "sample.eta", s.eta, f"0 for solver {config.sampler.solver}")
+    rescale = config.sampler.guidance_rescale
+    need(0 <= rescale <= 1, "sampler.guidance_rescale", rescale, "in [0, 1]")
     low, high = config.sampler.guidance_interval
     need(0 <= low <= high <= 1, "sampler.guidance_interval", (low, high), "rising and in [0, 1]")
     for task in TASKS:

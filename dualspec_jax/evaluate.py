@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from dualspec_jax.config import VOCODERS
+from dualspec_jax.config import SOLVERS, VOCODERS
 from dualspec_jax.flag_types import parse_guidance
 from dualspec_jax.prompt_set import LABELS, SETS, labels_of, limit_evenly, make_prompts
 from dualspec_jax.prompt_set import ROWS as GENERATED_ROWS
@@ -56,8 +56,10 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("--limit", type=int, help="at most this many clips per row, spread over sounds and directions")
     p.add_argument("--batch-size", type=int, default=8, help="clips made and measured at once (default 8)")
     p.add_argument("--steps", type=int, help="DDIM steps (default: the bundle's)")
+    p.add_argument("--solver", choices=SOLVERS, help="of the sampler (default: the bundle's)")
     p.add_argument("--guidance", type=parse_guidance, metavar="MEL[,STFT]", help="guidance scales; 1 is none")
     p.add_argument("--vocoder", choices=VOCODERS, default=VOCODERS[0], help="default %(default)s")
+    p.add_argument("--text-only", action="store_true", help="do not read the words as a number beside the text encoder")
     p.add_argument("--seed", type=int, default=0, help="clip i gets seed + i (default 0)")
     return p
 
@@ -142,7 +144,13 @@ def _run(args: argparse.Namespace) -> int:
     hrtf = load_hrtf(hrtf_path, audio.sample_rate)
     classifier, localiser = load_classifier(args.classifier), load_localiser(args.localiser)
     judge = ClipJudge(hrtf, audio, classifier, LABELS, args.batch_size, localiser)
-    settings = {"seed": args.seed, "vocoder": args.vocoder, "batch_size": args.batch_size, "limit": args.limit}
+    settings = {
+        "seed": args.seed,
+        "text_only": args.text_only,
+        "vocoder": args.vocoder,
+        "batch_size": args.batch_size,
+        "limit": args.limit,
+    }
 
     systems: dict[str, list[dict]] = {}
     if args.wav_dir is not None:
@@ -166,9 +174,10 @@ def _run(args: argparse.Namespace) -> int:
             guidance_mel=guidance[0],
             guidance_stft=guidance[1],
             vocoder=args.vocoder,
+            solver=args.solver,
             batch_size=args.batch_size,
         )
-        store = ClipStore(args.out / "wav", generator, args.seed, args.prompt_set)
+        store = ClipStore(args.out / "wav", generator, args.seed, args.prompt_set, args.text_only)
         settings |= store.settings
         for row in generated:
             prompts = limit_evenly(make_prompts(row, args.prompt_set), args.limit)

@@ -76,14 +76,15 @@ class ClipStore:
     The folder <root>/<key> is named after everything that changes a clip, so a rerun makes only what is missing.
     """
 
-    def __init__(self, root: Path, generator: Generator, seed: int, prompt_set: str = "ten"):
-        self.generator, self.seed = generator, seed
+    def __init__(self, root: Path, generator: Generator, seed: int, prompt_set: str = "ten", text_only: bool = False):
+        self.generator, self.seed, self.text_only = generator, seed, text_only
         self.settings = generator.settings
         key = {
             "bundle_sha256": generator.bundle.digest,
             "prompt_set_version": PROMPT_SET_VERSION,
             "prompt_set_sha256": prompts_to_json(prompt_set)["sha256"],
             "seed": seed,
+            "text_only": text_only,
             **self.settings,
         }
         text = json.dumps(key, indent=1, sort_keys=True)
@@ -114,7 +115,13 @@ class ClipStore:
         for batch in _batches(missing, self.generator.batch_size, f"generate {name}"):
             start = time.perf_counter()
             requests = [
-                Request(p.text, self.seed + p.index, p.azimuth_deg if p.style == "numeric" else None) for p in batch
+                Request(
+                    p.text,
+                    self.seed + p.index,
+                    p.azimuth_deg if p.style == "numeric" else None,
+                    text_only=self.text_only,
+                )
+                for p in batch
             ]
             for prompt, waveform in zip(batch, self.generator(requests), strict=True):
                 write_wav(self.path(prompt), waveform, rate)

@@ -5,7 +5,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from absl import flags
+from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from dualspec_jax import __version__
@@ -94,7 +94,9 @@ def model_card(config: ConfigDict, data: Path, params: dict, steps: dict[str, in
     size = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
     return CARD.format(
         version=__version__,
-        parts="\n".join(f"| {part} | {size(params[part]) / 1e6:.2f} M | {steps[part]} |" for part in PARTS),
+        parts="\n".join(
+            f"| {part} | {size(params[part]) / 1e6:.2f} M | {steps[part] or 'as imported'} |" for part in PARTS
+        ),
         count=len(rows),
         labels=len({row["label"] for row in rows}),
         dataset=config.data.dataset,
@@ -143,6 +145,7 @@ def main(argv: list[str]) -> None:
         if not given[name].value:
             raise ValueError(f"--{name} is required")
     validate(given.config)
+    logging.set_verbosity(logging.WARNING)  # Orbax reports every file it touches
     out = Path(given.out)
     digest = export(given.config, Path(given.workdir).absolute(), out, Path(given.data))
     size = sum(path.stat().st_size for path in out.iterdir())

@@ -20,11 +20,13 @@ from dualspec_jax.ops.binaural import spatial_filter
 from dualspec_jax.ops.griffin_lim import griffin_lim
 from dualspec_jax.ops.mel import mel_filterbank, mel_to_magnitude, sum_ears
 from dualspec_jax.ops.stft import istft
-from dualspec_jax.prompts import Request
+from dualspec_jax.prompts import Request, complete
 from dualspec_jax.sharding import make_mesh, replicated, split_batch
 from dualspec_jax.single_branch import branch_of, make_single_synthesis
 
-SETTINGS = ("steps", "solver", "guidance_mel", "guidance_stft", "guidance_interval", "eta", "vocoder")
+SETTINGS = (
+    "steps", "solver", "guidance_mel", "guidance_stft", "guidance_interval", "guidance_rescale", "eta", "vocoder"
+)  # fmt: skip
 
 
 def make_vocoder(audio, name: str, iters: int, momentum: float) -> Callable:
@@ -79,10 +81,11 @@ class Generator:
     divide it.
 
     Args:
-      steps: evaluations of the denoiser, each of a conditional and a null batch together.
+      steps: evaluations of the denoiser, each of three batches together: words and azimuth, words alone, neither.
       solver: one of config.SOLVERS.
       guidance_mel, guidance_stft: scales of the two branches; 1 is no guidance.
-      guidance_interval: noise levels that are guided, from 0 (clean) to 1 (pure noise); elsewhere a step costs half.
+      guidance_interval: noise levels that are guided, from 0 (clean) to 1 (pure noise); elsewhere a step costs less.
+      guidance_rescale: 0 to 1, see `diffusion.guidance.guide`.
       eta: sampling noise of solver ddim, 0 to 1.
       vocoder: one of config.VOCODERS.
       batch_size: clips made at once. For all but this, None takes the bundle's default.
@@ -103,6 +106,7 @@ class Generator:
         guidance_mel: float | None = None,
         guidance_stft: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
+        guidance_rescale: float | None = None,
         eta: float | None = None,
         vocoder: str | None = None,
         batch_size: int = 1,
@@ -111,6 +115,7 @@ class Generator:
         self.bundle, self.batch_size = bundle, batch_size
         self.steps, self.eta = s.steps, s.eta
         self.solver, self.guidance_interval = bundle.config.sampler.solver, bundle.config.sampler.guidance_interval
+        self.guidance_rescale = bundle.config.sampler.guidance_rescale
         self.guidance_mel, self.guidance_stft = s.guidance_mel, s.guidance_stft
         self.vocoder = VOCODERS[0]
         self.seconds: Counter[str] = Counter()
@@ -123,6 +128,7 @@ class Generator:
             guidance_mel=guidance_mel,
             guidance_stft=guidance_stft,
             guidance_interval=guidance_interval,
+            guidance_rescale=guidance_rescale,
             eta=eta,
             vocoder=vocoder,
         )
@@ -156,6 +162,7 @@ class Generator:
             ("steps", self.steps, 1, d.num_steps),
             ("guidance_mel", self.guidance_mel, 0.0, 100.0),
             ("guidance_stft", self.guidance_stft, 0.0, 100.0),
+            ("guidance_rescale", self.guidance_rescale, 0.0, 1.0),
             ("eta", self.eta, 0.0, 1.0),
             ("batch_size", self.batch_size, 1, 4096),
         ):
@@ -222,11 +229,12 @@ class Generator:
         return "sample" if self.guidance_interval == (0.0, 1.0) else "sample_in_interval"
 
     def _arguments(self, requests: Sequence[Request]) -> tuple[dict, dict[str, np.ndarray], tuple]:
-        """Return parameters on the devices, the inputs of a batch, and (scale per channel, guided steps)."""
+        """Return parameters on the devices, the inputs of a batch, and (scale per channel, guided steps, rescale)."""
         config = self.bundle.config
         mesh = make_mesh(self.batch_size)
         if mesh.size not in self._params:
             self._params[mesh.size] = jax.device_put(self.bundle.params, replicated(mesh) if mesh.size > 1 else None)
+        requests = [complete(request) for request in requests]
         ids, mask = self.bundle.tokenizer.encode_batch([r.prompt for r in requests], config.text.max_length)
         negative_ids, negative_mask = self.bundle.tokenizer.encode_batch(
             [r.negative_prompt for r in requests], config.text.max_length
@@ -242,7 +250,8 @@ class Generator:
         }
         channels = [config.mel_vae.latent_channels, config.stft_vae.latent_channels]
         scale = np.repeat(np.float32([self.guidance_mel, self.guidance_stft]), channels)
-        return self._params[mesh.size], inputs, (scale, np.float32(self.guidance_interval) * config.diffusion.num_steps)
+        guided_steps = np.float32(self.guidance_interval) * config.diffusion.num_steps
+        return self._params[mesh.size], inputs, (scale, guided_steps, np.float32(self.guidance_rescale))
 
     def _prepare(self, name: str, *args) -> tuple:
         """Return (compiled program, shapes of its results) for these arguments or their shapes."""
@@ -268,8 +277,8 @@ class Generator:
 def _make_functions(bundle: Bundle) -> dict[str, tuple[Callable, tuple[bool, ...]]]:
     """Return the stages by name, each with whether its arguments have a batch axis.
 
-    encode: text parameters, inputs -> (conditions with and without the text, the sampler's start).
-    sample, sample_in_interval: U-Net parameters, conditions, carry, rows, seeds, scale, guided steps -> carry.
+    encode: text parameters, inputs -> (conditions: words and azimuth, words alone, neither; the sampler's start).
+    sample, sample_in_interval: U-Net parameters, conditions, carry, rows, seeds, scale, guided steps, rescale -> carry.
     decode: all parameters, latent -> (log-mel, features of the STFT branch).
     one per vocoder: log-mel, features, seeds -> waveform.
     """
@@ -298,11 +307,15 @@ def _make_functions(bundle: Bundle) -> dict[str, tuple[Callable, tuple[bool, ...
             "has_azimuth": jnp.zeros_like(inputs["has_azimuth"]),
         }
         noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys_for(inputs["seed"], 0))
-        return (condition, null), start_carry(noise)
+        words = condition | {"has_azimuth": null["has_azimuth"]}
+        return (condition, words, null), start_carry(noise)
 
-    def sample(params, conditions, carry, rows, seeds, scale, guided_steps, limited=False):
+    def sample(params, conditions, carry, rows, seeds, scale, guided_steps, rescale, limited=False):
         denoiser = lambda x, t, **c: unet.apply({"params": params}, x, t, **c)
-        guided = guide(denoiser, *conditions, scale, guided_steps if limited else None)
+        condition, words, null = conditions
+        is_mel = jnp.arange(shape[-1]) < n_mel
+        interval = guided_steps if limited else None
+        guided = guide(denoiser, condition, null, scale, interval, content=(words, is_mel), rescale=rescale)
         return advance(guided, carry, keys_for(seeds, 1), alpha_bar, rows, config.diffusion.prediction)
 
     def sample_in_interval(*args):
@@ -317,7 +330,7 @@ def _make_functions(bundle: Bundle) -> dict[str, tuple[Callable, tuple[bool, ...
         synthesise = make_synthesis(config, name)
         return lambda mel, features, seeds: synthesise(mel, features, keys_for(seeds, 2))
 
-    sampler_args = (False, True, True, False, True, False, False)
+    sampler_args = (False, True, True, False, True, False, False, False)
     functions = {
         "encode": (encode, (False, True)),
         "sample": (sample, sampler_args),

@@ -20,14 +20,37 @@ class Request:
     """One clip to make.
 
     Attributes:
-      azimuth_deg: numeric azimuth for the azimuth token, degrees in [0, 360); None leaves the direction to the text.
+      azimuth_deg: degrees in [0, 360); None leaves the direction to the words.
       negative_prompt: what guidance moves away from; "" is the plain null condition.
+      text_only: the words go to the text encoder as they are, and are not read as a number too (see `complete`).
     """
 
     prompt: str
     seed: int = 0
     azimuth_deg: float | None = None
     negative_prompt: str = ""
+    text_only: bool = False
+
+
+def complete(request: Request) -> Request:
+    """Say the direction both ways: words that name one give the azimuth, an azimuth without words gets them.
+
+    The model is trained on both together, and does best with both. "At 3 o'clock" alone means to it any direction
+    between half past two and half past three, as in its training captions; as a number it is 270 degrees.
+
+    Raises:
+      ValueError: contradictory or unknown words of direction.
+    """
+    if request.text_only:
+        return request
+    direction = parse_direction(request.prompt)
+    if direction is not None:
+        azimuth = direction.azimuth_deg if request.azimuth_deg is None else request.azimuth_deg
+        return replace(request, azimuth_deg=float(azimuth))
+    if request.azimuth_deg is None or not request.prompt.strip():
+        return request
+    degrees = round(request.azimuth_deg) % 360
+    return replace(request, prompt=f"{request.prompt.strip().rstrip('.!;,')}, at {degrees} degrees")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 import pytest
 
-from dualspec_jax.prompts import Row, Scene, count_rows, read_rows, read_scene, slug
+from dualspec_jax.prompts import Request, Row, Scene, complete, count_rows, read_rows, read_scene, slug
 
 
 def write(tmp_path, name, text):
@@ -75,3 +75,22 @@ def test_scene_takes_the_number_before_the_words():
 
 def test_slug_is_a_file_name():
     assert slug("A dog: 10 o'clock!") == "a-dog-10-o-clock" and slug("???") == "prompt" and len(slug("x" * 99)) == 60
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        (Request("rain at 3 o'clock"), ("rain at 3 o'clock", 270.0)),
+        (Request("rain at 3 o'clock", azimuth_deg=280.0), ("rain at 3 o'clock", 280.0)),
+        (Request("It rains. ", azimuth_deg=37.6), ("It rains, at 38 degrees", 37.6)),
+        (Request("rain", azimuth_deg=359.7), ("rain, at 0 degrees", 359.7)),
+        (Request("rain"), ("rain", None)),
+        (Request("", azimuth_deg=90.0), ("", 90.0)),
+        (Request("rain at 3 o'clock", text_only=True), ("rain at 3 o'clock", None)),
+        (Request("rain", azimuth_deg=90.0, text_only=True), ("rain", 90.0)),
+    ],
+)
+def test_direction_is_said_in_words_and_as_a_number(request_, expected):
+    completed = complete(request_)
+    assert (completed.prompt, completed.azimuth_deg) == expected
+    assert completed.seed == request_.seed and complete(completed) == completed

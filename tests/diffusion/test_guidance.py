@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -40,3 +41,23 @@ def test_outside_the_interval_the_conditional_stands_alone():
     for t, expected in ((1, denoiser(X, T * 0 + 1, **COND)), (2, guided(X, T * 0 + 2)), (5, guided(X, T * 0 + 5))):
         np.testing.assert_allclose(limited(X, T * 0 + t), expected)
     np.testing.assert_allclose(limited(X, T * 0 + 6), denoiser(X, T * 0 + 6, **COND))
+
+
+def test_content_channels_follow_their_own_condition():
+    words, mask = {"c": jnp.array([4.0, 0.0])}, jnp.array([True, True, False, False])
+    out = guide(denoiser, COND, NULL, jnp.full(4, 3.0), content=(words, mask))(X, T)
+    expected = guide(denoiser, COND, NULL, jnp.full(4, 3.0))(X, T)
+    np.testing.assert_allclose(out[..., 2:], expected[..., 2:])
+    np.testing.assert_allclose(out[..., :2], guide(denoiser, words, NULL, jnp.full(4, 3.0))(X, T)[..., :2])
+    outside = guide(denoiser, COND, NULL, jnp.full(4, 3.0), jnp.array([5.0, 6.0]), content=(words, mask))(X, T)
+    np.testing.assert_allclose(outside[:, 0, 0], [[7.0, 7.0, 5.0, 5.0], [3.0, 3.0, 8.0, 8.0]])
+
+
+def test_rescale_brings_back_the_deviation_of_each_group():
+    x, mask = jax.random.normal(jax.random.key(0), (2, 8, 4, 6)), jnp.arange(6) < 4
+    deviation = lambda y: np.stack([np.std(y[..., :4], axis=(1, 2, 3)), np.std(y[..., 4:], axis=(1, 2, 3))])
+    scaled = lambda x, t, c: x * c[:, None, None, None]
+    make = lambda rescale: guide(scaled, COND, NULL, jnp.full(6, 3.0), content=(COND, mask), rescale=rescale)(x, T)
+    wanted, plain = deviation(scaled(x, T, COND["c"])), deviation(make(0.0))
+    np.testing.assert_allclose(deviation(make(1.0)), wanted, rtol=1e-4)
+    np.testing.assert_allclose(deviation(make(0.7)), 0.3 * plain + 0.7 * wanted, rtol=1e-4)
