@@ -86,7 +86,7 @@ class Generator:
       guidance_mel, guidance_stft: scales of the two branches; 1 is no guidance.
       guidance_interval: noise levels that are guided, from 0 (clean) to 1 (pure noise); elsewhere a step costs less.
       guidance_rescale: 0 to 1, see `diffusion.guidance.guide`.
-      eta: sampling noise of solver ddim, 0 to 1.
+      eta: sampling noise of solver ddim, 0 to 1; above 0 it chooses that solver where none is named.
       vocoder: one of config.VOCODERS.
       batch_size: clips made at once. For all but this, None takes the bundle's default.
 
@@ -157,6 +157,8 @@ class Generator:
                 raise TypeError(f"no setting {name!r}: there are {', '.join(SETTINGS)}")
             if value is not None:
                 setattr(self, name, value)
+        if settings.get("eta") and not settings.get("solver"):
+            self.solver = "ddim"
         d = self.bundle.config.diffusion
         for field, value, low, high in (
             ("steps", self.steps, 1, d.num_steps),

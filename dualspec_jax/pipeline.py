@@ -374,7 +374,7 @@ class ClipMaker:
             "parsed_azimuth_deg": scene.parsed_azimuth_deg,
             "parsed_style": scene.style,
             "measured": measured,
-            "measured_with_hrtf": check.hrtf.name,
+            "measured_with": check.measured_with,
             "gain_db": round(20.0 * float(np.log10(gain)), 2),
             "sample_rate": audio.sample_rate,
             "bundle": str(bundle.path),

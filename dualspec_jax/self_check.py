@@ -44,6 +44,7 @@ class SelfCheck:
     def __init__(self, audio, hrtf: Hrtf | None, classifier: Classifier | None):
         self.audio, self.classifier = audio, classifier
         self._templates, network = None, None
+        self.measured_with = "trained localiser" if hrtf is None else hrtf.name
         if hrtf is None:
             network = load_localiser()
         else:

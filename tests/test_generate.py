@@ -55,11 +55,11 @@ def test_azimuth_0_and_none_differ(generator):
     [
         {"steps": 2},
         {"solver": "dpmpp_2m"},
-        {"solver": "unipc"},
+        {"solver": "ddim"},
+        {"guidance_rescale": 0.1},
         {"guidance_mel": 2.0},
         {"guidance_stft": 7.0},
         {"guidance_interval": (0.0, 0.5)},
-        {"eta": 1.0},
         {"vocoder": VOCODERS[1]},
     ],
 )
@@ -68,6 +68,14 @@ def test_each_setting_matters(generator, setting):
     (name,) = setting
     assert getattr(other, name) == setting[name] != getattr(generator, name)
     assert one(other).tobytes() != one(generator).tobytes()
+
+
+def test_sampling_noise_matters(generator):
+    plain, noisy = (generator.with_settings(solver="ddim", eta=eta) for eta in (0.0, 1.0))
+    assert one(noisy).tobytes() != one(plain).tobytes()
+    assert generator.with_settings(eta=1.0).solver == "ddim"
+    with pytest.raises(ValueError, match="sampling noise needs solver ddim"):
+        generator.with_settings(solver="unipc", eta=0.5)
 
 
 def test_changing_a_number_compiles_nothing(generator):

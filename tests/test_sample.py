@@ -289,7 +289,7 @@ def test_impossible_combinations(run):
     refused(run("--prompt", PROMPT, "--solver", "unipc", "--eta", "0.5"), "eta", "ddim")
     refused(run("--prompt", PROMPT, "--overwrite", "--skip-existing"), "not allowed with")
     refused(run("--prompt", PROMPT, "--format", "flac", "--out", "a.wav"), "needs the suffix .flac")
-    refused(run("--prompt", "a dog", "--best-of", "2"), "names no direction")
+    refused(run("--prompt", "a zither", "--best-of", "2"), "names no direction")
     refused(run("--promt", PROMPT), "unrecognized")
 
 

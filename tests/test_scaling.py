@@ -107,7 +107,7 @@ def test_command_trains_one_point(tmp_path):
     one = scaling.expand(grid)[0]
     words = scaling.command(grid, one, tmp_path / "w", tmp_path / "latents")
     assert words[1:3] == ["-m", "dualspec_jax.train"] and f"--config.data.latents_dir={tmp_path}/latents" in words
-    assert "--config.unet.channels=(16, 32, 48)" in words and "--config.train.diffusion.steps=100" in words
+    assert "--config.unet.channels=(16, 32, 48)" in words and "--config.train.diffusion.steps=50" in words
 
 
 def test_only_a_complete_run_has_a_result(tmp_path):
