@@ -130,6 +130,18 @@ def test_a_tiny_bundle_is_measured_and_a_rerun_generates_nothing(place, tmp_path
     assert second["seconds_per_clip"] == first["seconds_per_clip"]
 
 
+def test_text_only_makes_other_clips_and_the_solver_is_told(place, tmp_path):
+    clips, solvers = [], []
+    for options in ([], ["--text-only"], ["--solver", "ddim"]):
+        assert run(place, tmp_path, "--rows", "words", "--limit", "1", *options) == 0
+        report = json.loads((tmp_path / "report.json").read_text())
+        assert report["settings"]["text_only"] is ("--text-only" in options)
+        clips.append((tmp_path / "wav" / report["systems"]["words"]["clips"][0]["wav"]).read_bytes())
+        solvers.append(report["settings"]["solver"])
+    assert clips[0] != clips[1]
+    assert solvers == ["unipc", "unipc", "ddim"]
+
+
 def test_a_folder_of_files_is_measured_and_mono_is_refused(place, tmp_path, capsys):
     wavs, head = tmp_path / "wavs", spherical_head()
     wavs.mkdir()
