@@ -8,7 +8,6 @@ import html
 import math
 import os
 import socket
-import sys
 import tempfile
 import uuid
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dualspec_jax.config import SOLVERS
+from dualspec_jax.flag_types import guarded
 from dualspec_jax.interrupt import leave
 
 if TYPE_CHECKING:
@@ -250,13 +250,7 @@ def open_socket(host: str, port: int) -> socket.socket:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     args = make_parser().parse_args(argv)
-    try:
-        return _run(args)
-    except ValueError as e:
-        print(f"error: {' '.join(str(e).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return guarded(_run, args)
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from dualspec_jax.config import SOLVERS, VOCODERS
-from dualspec_jax.flag_types import parse_guidance
+from dualspec_jax.flag_types import guarded, parse_guidance
 from dualspec_jax.prompt_set import LABELS, SETS, labels_of, limit_evenly, make_prompts
 from dualspec_jax.prompt_set import ROWS as GENERATED_ROWS
 from dualspec_jax.prompt_set import to_json as prompts_to_json
@@ -55,7 +55,7 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("--clap", type=Path, help="folder of a CLAP model for `transformers`: also measure with it")
     p.add_argument("--limit", type=int, help="at most this many clips per row, spread over sounds and directions")
     p.add_argument("--batch-size", type=int, default=8, help="clips made and measured at once (default 8)")
-    p.add_argument("--steps", type=int, help="DDIM steps (default: the bundle's)")
+    p.add_argument("--steps", type=int, help="sampler steps (default: the bundle's)")
     p.add_argument("--solver", choices=SOLVERS, help="of the sampler (default: the bundle's)")
     p.add_argument("--guidance", type=parse_guidance, metavar="MEL[,STFT]", help="guidance scales; 1 is none")
     p.add_argument("--vocoder", choices=VOCODERS, default=VOCODERS[0], help="default %(default)s")
@@ -67,14 +67,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     args = make_parser().parse_args(argv)
-    try:
-        return _run(args)
-    except ValueError as e:
-        print(f"error: {' '.join(str(e).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+    return guarded(_run, args, "the same command goes on from here")
 
 
 def _check(args: argparse.Namespace) -> tuple[Path | None, Path]:

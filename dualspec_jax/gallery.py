@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from dualspec_jax import metrics
+from dualspec_jax.flag_types import guarded
 
 # One line each of the three ways to name a direction, and of sounds with and without harmonics; fixed seeds, no choice.
 PROMPTS = (
@@ -137,23 +138,19 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument(
         "--hrtf", type=Path, help="SOFA file to measure against (default: that of $DUALSPEC_DATA, else a sphere)"
     )
-    args = p.parse_args(argv)
-    try:
-        if not args.out.is_dir():
-            raise ValueError(f"out = {str(args.out)!r}: no such folder")
-        from dualspec_jax import compile_cache
-        from dualspec_jax.bundle import load_bundle
-        from dualspec_jax.spatial.hrtf import default_hrtf
+    return guarded(_run, p.parse_args(argv))
 
-        compile_cache.enable()
-        bundle = load_bundle(args.bundle)
-        make_gallery(args.out, bundle, default_hrtf(args.hrtf, bundle.config.audio.sample_rate))
-    except ValueError as e:
-        print(f"error: {' '.join(str(e).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+
+def _run(args: argparse.Namespace) -> int:
+    if not args.out.is_dir():
+        raise ValueError(f"out = {str(args.out)!r}: no such folder")
+    from dualspec_jax import compile_cache
+    from dualspec_jax.bundle import load_bundle
+    from dualspec_jax.spatial.hrtf import default_hrtf
+
+    compile_cache.enable()
+    bundle = load_bundle(args.bundle)
+    make_gallery(args.out, bundle, default_hrtf(args.hrtf, bundle.config.audio.sample_rate))
     print(args.out / "gallery.md")
     return 0
 

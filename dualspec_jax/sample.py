@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dualspec_jax import __version__
 from dualspec_jax.config import SOLVERS, VOCODERS
-from dualspec_jax.flag_types import parse_guidance, warn
+from dualspec_jax.flag_types import guarded, parse_guidance, warn
 from dualspec_jax.interrupt import leave, run_interruptibly
 from dualspec_jax.prompts import MAX_CHARACTERS, Request, Row, count_rows, read_rows, read_scene, slug
 from dualspec_jax.spatial.direction import validate_azimuth
@@ -152,15 +152,8 @@ def is_done(path: Path, identity: dict) -> bool:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit status: 1 where lines of a prompts file failed, 2 for a mistake."""
     args = make_parser().parse_args(argv)
-    try:
-        return _run(args)
-    except ValueError as e:
-        print(f"error: {' '.join(str(e).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        again = "; the same command with --skip-existing goes on from here" if args.prompts_file else ""
-        print(f"interrupted{again}", file=sys.stderr)
-        return 130
+    again = "the same command with --skip-existing goes on from here" if args.prompts_file else ""
+    return guarded(_run, args, again)
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dualspec_jax.sample import SUFFIXES, warn
+from dualspec_jax.flag_types import guarded, warn
+from dualspec_jax.sample import SUFFIXES
 from dualspec_jax.spatial.direction import parse_direction, validate_azimuth
 from dualspec_jax.wav import FORMATS, suffix_of, write_atomically, write_audio
 
@@ -175,14 +176,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     args = make_parser().parse_args(argv)
-    try:
-        return _run(args)
-    except ValueError as e:
-        print(f"error: {' '.join(str(e).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    return guarded(_run, args)
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -1,7 +1,10 @@
+import argparse
 import subprocess
 import sys
 
 import pytest
+
+from dualspec_jax.flag_types import guarded
 
 PROGRAM = """
 import sys
@@ -45,3 +48,18 @@ def test_bugs_keep_their_traceback(body):
     result = _run(body)
     assert result.returncode == 1
     assert "Traceback" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (ValueError("n = 3:\n  too small"), 2, "error: n = 3: too small\n"),
+        (KeyboardInterrupt(), 130, "interrupted; again\n"),
+    ],
+)
+def test_argparse_command_lines_end_in_one_line(error, status, said, capsys):
+    def work(args):
+        raise error
+
+    assert guarded(work, argparse.Namespace(), "again") == status
+    assert capsys.readouterr().err == said

@@ -131,7 +131,7 @@ class Builder(tfds.core.ShardBasedBuilder):
         )
 
     def _shard_iterators_per_split(self, dl_manager):
-        raise NotImplementedError("shards are made by job.py")  # TFDS's own loop, which _download_and_prepare replaces
+        raise AssertionError("never called: _download_and_prepare, below, replaces the loop of TFDS that would")
 
     def _download_and_prepare(self, dl_manager, download_config=None):
         root = _source_root(dl_manager)
