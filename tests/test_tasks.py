@@ -18,7 +18,7 @@ from dualspec_jax.encode import encode_split
 from dualspec_jax.event_metrics import load_classifier
 from dualspec_jax.export import export
 from dualspec_jax.export_judges import export_judges
-from dualspec_jax.input_pipeline import load_latents
+from dualspec_jax.latents import load_latents
 from dualspec_jax.loop import train
 from dualspec_jax.network_localiser import load_localiser
 from dualspec_jax.tasks import make_task
