@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dualspec_jax.spatial.direction import STYLES, describe_direction, mirror_directions, parse_direction
+from dualspec_jax.spatial.direction import STYLES, describe_direction, parse_direction
+from dualspec_jax.spatial.mirror import mirror_directions
 
 __all__ = ["STYLES", "make_caption", "make_scene_caption", "mirror_caption"]
 

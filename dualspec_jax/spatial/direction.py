@@ -80,7 +80,7 @@ def validate_azimuth(value) -> float:
     return wrap_azimuth(azimuth_deg)
 
 
-_STRAIGHT = str.maketrans("’‘ʼ´−–—º", "''''--,°")  # one to one, so that places in the text hold
+STRAIGHT = str.maketrans("’‘ʼ´−–—º", "''''--,°")  # one to one, so that places in the text hold
 _SECTORS = {"F": 0.0, "FL": 45.0, "L": 90.0, "BL": 135.0, "B": 180.0, "BR": 225.0, "R": 270.0, "FR": 315.0}
 
 
@@ -115,93 +115,13 @@ def parse_directions(text: str) -> list[Direction]:
     return sorted(_find_directions(text), key=lambda direction: direction.span)
 
 
-def mirror_directions(text: str) -> str:
-    """Return the text with left and right swapped: every direction becomes its mirror image, in the same words.
-
-    "at 60 degrees" becomes "at 300 degrees", "60 degrees to the left" "60 degrees to the right", "at 10 o'clock" "at 2
-    o'clock". Words that are no direction ("a right-handed guitar") stay.
-
-    Raises:
-      DirectionError: one of the directions is invalid, or the mirrored text does not read back.
-    """
-    directions = parse_directions(text)
-    mirrored, end = "", 0
-    for direction in directions:
-        start, stop = direction.span
-        mirrored += text[end:start] + _MIRRORS[direction.style](text[start:stop])
-        end = stop
-    mirrored += text[end:]
-    back = parse_directions(mirrored)
-    off = [circular_difference(a.azimuth_deg, -b.azimuth_deg) for a, b in zip(back, directions, strict=False)]
-    if len(back) != len(directions) or any(abs(x) > 1e-6 for x in off):
-        raise DirectionError(text, f"cannot be mirrored: {mirrored!r} reads otherwise")
-    return mirrored
-
-
-def _swap_words(words: str, pairs: tuple[tuple[str, str], ...]) -> str:
-    """Exchange words of a pair, keeping a capital first letter."""
-    table = {a: b for pair in pairs for a, b in (pair, pair[::-1])}
-
-    def swap(match: re.Match) -> str:
-        new = table[match.group().lower()]
-        return new.capitalize() if match.group()[0].isupper() else new
-
-    longest_first = sorted(table, key=len, reverse=True)
-    return re.sub(rf"\b(?:{'|'.join(map(re.escape, longest_first))})(?=\b|wards?\b)", swap, words, flags=re.IGNORECASE)
-
-
-_SIDES = (("left", "right"),)
-_TURNS = (("anticlockwise", "clockwise"), ("ccw", "cw"))
-
-
-def _mirror_sides(words: str) -> str:
-    return _swap_words(words, _SIDES)
-
-
-def _mirror_angle(words: str) -> str:
-    """Mirror "60 degrees", "minus sixty degrees", "60 degrees to the left" or "60 degrees clockwise"."""
-    low = words.lower().translate(_STRAIGHT)
-    if turn := re.search(r"(?:counter|anti|contra)[\s-]?clockwise", low):
-        return words[: turn.start()] + "clockwise" + words[turn.end() :]
-    if re.search(r"\bc?cw\b|\bclockwise\b", low):
-        return _swap_words(words, _TURNS)
-    match = vocabulary.ANGLE.search(low)
-    place = match.span("az") if match["az"] else match.span("num")
-    value = vocabulary.read_number(low[slice(*place)])
-    if value <= 180.0 and re.search(r"\b(?:left|right)", low):
-        return _mirror_sides(words)
-    new = -value if value < 0.0 else wrap_azimuth(-value)
-    number = f"{new:g}" if any(c.isdigit() for c in low[slice(*place)]) else vocabulary.spell_number(new)
-    return _mirror_sides(words[: place[0]] + number + words[place[1] :])
-
-
-def _mirror_hour(words: str) -> str:
-    """Mirror "10 o'clock", "half past ten", "10:30 o'clock"."""
-    low = words.lower().translate(_STRAIGHT)
-    match = vocabulary.CLOCK.search(low)
-    hour = _read_hour(match)
-    new = (12.0 - hour) % 12.0
-    whole = int(new) or 12
-    group = "hour" if match["hour"] else "bare"
-    digits = any(c.isdigit() for c in match[group])
-    name = str(whole) if digits else vocabulary.UNITS[whole]
-    if new % 1.0 and ":" in match[group]:
-        name = f"{whole}:30"
-    elif new % 1.0 and "thirty" in match[group]:
-        name += " thirty"
-    return words[: match.start(group)] + name + words[match.end(group) :]
-
-
-_MIRRORS = {"doa": _mirror_angle, "clock": _mirror_hour, "general": _mirror_sides}
-
-
 def _find_directions(text: str) -> list[Direction]:
     """Return all directions of a text: angles, then clock hours, then mentions of sides and ends."""
     # Long runs of spaces would make the patterns slow; `keep` maps places in the squeezed text to the given one.
     keep = [i for i, c in enumerate(text) if not (c.isspace() and i and text[i - 1].isspace())]
     squeezed = "".join(text[i] for i in keep)
     low = "".join(c.lower() if len(c.lower()) == 1 else c for c in squeezed)  # same length, so places hold
-    low = low.translate(_STRAIGHT)
+    low = low.translate(STRAIGHT)
     for pattern, problem in (
         (vocabulary.ELEVATION, "elevation is not supported"),
         (vocabulary.COMPASS, "compass points are not supported"),
@@ -304,14 +224,14 @@ def _find_hours(low: str, text: str):
         words, rule = text[start:end].strip(), "hours are 1 to 12, half hours allowed; 12 = front, 9 = left, 3 = right"
         if match["low"] or match["quarter"]:
             raise DirectionError(words, "a range or a quarter of an hour is not supported", rule)
-        hour = _read_hour(match)
+        hour = read_hour(match)
         if not (1.0 <= hour < 13.0 and (2.0 * hour) % 1.0 == 0.0):
             raise DirectionError(words, "there is no such hour", rule)
         found.append(((360.0 - 30.0 * hour) % 360.0, "clock", start, end))
     return found, used
 
 
-def _read_hour(match: re.Match) -> float:
+def read_hour(match: re.Match) -> float:
     """Return the hour of a match of `vocabulary.CLOCK`; NaN for half past a half."""
     hour_words = match["hour"] or match["bare"]
     if ":" in hour_words:
