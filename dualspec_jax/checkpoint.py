@@ -23,6 +23,7 @@ FOLDER = "checkpoints"
 # What a task's parameters and data depend on; a task that is not listed depends on every section.
 _SECTIONS = {
     "mel_vae": ("mel_vae",),
+    "mel_decoder": ("mel_vae", "mel_decoder"),
     "stft_vae": ("stft_vae",),
     "text_encoder": ("text",),
     "classifier": ("classifier",),

@@ -4,7 +4,7 @@ import math
 
 from ml_collections import ConfigDict
 
-TASKS = ("mel_vae", "stft_vae", "text_encoder", "classifier", "localiser", "diffusion")
+TASKS = ("mel_vae", "mel_decoder", "stft_vae", "text_encoder", "classifier", "localiser", "diffusion")
 SOLVERS = ("ddim", "dpmpp_2m", "unipc")
 VOCODERS = ("griffin_lim", "griffin_lim_stft")
 
@@ -66,6 +66,14 @@ def default() -> ConfigDict:
             diff_weight=0.5,  # of the L1 on the difference between the ears
         )
     )
+    c.mel_decoder = ConfigDict(
+        dict(  # second stage of the Mel-VAE: its decoder against a discriminator, the latents as they are
+            adversarial_weight=0.05,  # of the least-squares score, beside the L1 in nepers
+            feature_weight=0.5,  # of the L1 between what the discriminator's layers see
+            latent_noise=0.1,  # added to the latents, in standard deviations of a channel: sampled ones are not exact
+            discriminator_channels=(32, 64, 128),
+        )
+    )
     c.stft_vae = ConfigDict(
         dict(
             in_channels=4,
@@ -122,6 +130,7 @@ def default() -> ConfigDict:
             null_prob=0.1,  # captions replaced by ""
             direction_free_prob=0.1,  # captions without direction
             event_free_prob=0.1,  # captions without event
+            word_tolerance_deg=6.0,  # captions name an hour or a sector only if its centre is this near to the source
             azimuth_token_prob=0.5,  # examples that also get the numeric azimuth
             time_roll=True,  # roll the latents in time by a random amount
         )
@@ -171,6 +180,7 @@ def default() -> ConfigDict:
     c.train = ConfigDict()
     for task, batch, steps, lr in (
         ("mel_vae", 16, 2000, 1.5e-3),
+        ("mel_decoder", 16, 2000, 4e-4),
         ("stft_vae", 16, 1000, 1.5e-3),
         ("text_encoder", 128, 3000, 1e-3),
         ("classifier", 64, 800, 2e-3),
@@ -258,6 +268,8 @@ def validate(config: ConfigDict) -> None:
     for ch in u.channels:
         need(ch % u.norm_groups == 0, "unet.channels", u.channels, f"multiples of norm_groups {u.norm_groups}")
         need(ch % u.head_dim == 0, "unet.channels", u.channels, f"multiples of head_dim {u.head_dim}")
+    for field in ("adversarial_weight", "feature_weight", "latent_noise") if "mel_decoder" in config else ():
+        need(config.mel_decoder[field] >= 0, f"mel_decoder.{field}", config.mel_decoder[field], "0 or more")
     for field in ("dropout", "augment"):
         need(0 <= config.classifier[field] < 1, f"classifier.{field}", config.classifier[field], "in [0, 1)")
     need(a.n_frames % config.classifier.pool == 0, "classifier.pool", config.classifier.pool, f"divides {a.n_frames}")
@@ -271,6 +283,8 @@ def validate(config: ConfigDict) -> None:
     drops = d.null_prob + d.direction_free_prob + d.event_free_prob
     need(0 <= drops <= 1, "diffusion.null_prob", d.null_prob, "null, direction-free and event-free add up to at most 1")
     need(0 <= d.azimuth_token_prob <= 1, "diffusion.azimuth_token_prob", d.azimuth_token_prob, "in [0, 1]")
+    tolerance = d.get("word_tolerance_deg", 0.0)  # bundles from before it have none
+    need(0 <= tolerance <= 22.5, "diffusion.word_tolerance_deg", tolerance, "in [0, 22.5]")
     s = config.sample
     need(1 <= s.steps <= d.num_steps, "sample.steps", s.steps, f"in [1, diffusion.num_steps = {d.num_steps}]")
     need(0 <= s.eta <= 1, "sample.eta", s.eta, "in [0, 1]")

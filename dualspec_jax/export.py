@@ -113,10 +113,13 @@ def export(config: ConfigDict, workdir: Path, out: Path, data: Path) -> str:
     Raises:
       ValueError: a part is not trained yet, `out` exists, or the card cannot be made.
     """
-    tasks = {"mel_vae": "mel_vae", "stft_vae": "stft_vae", "text_encoder": "text_encoder", "unet": "diffusion"}
+    tasks = {"stft_vae": "stft_vae", "text_encoder": "text_encoder", "unet": "diffusion"}
     if out.exists():
         raise ValueError(f"out = {str(out)!r}: exists already; choose a new folder")
+    from dualspec_jax.tasks import load_mel_vae  # after the flags are read
+
     params, steps = {}, {}
+    params["mel_vae"], steps["mel_vae"] = load_mel_vae(workdir)
     for part, task in tasks.items():
         params[part] = load_params(workdir / task)[0]
         steps[part] = latest_step(workdir / task)

@@ -436,14 +436,22 @@ def _caption_tokens(config, tokenizer, sources: list[tuple[str, float]], rng) ->
     elif kind < d.direction_free_prob:
         caption = make_caption(events[0], None, rng)
     elif kind < d.direction_free_prob + d.event_free_prob:
-        caption = make_caption(None, worded[0], rng)
+        caption = make_caption(None, worded[0], rng, _draw_style(azimuth, d.word_tolerance_deg, rng))
     else:
-        caption = make_caption(events[0], worded[0], rng)
+        caption = make_caption(events[0], worded[0], rng, _draw_style(azimuth, d.word_tolerance_deg, rng))
     has_azimuth = kind >= 0 and rng.uniform() < d.azimuth_token_prob and len(sources) == 1
     return _tokens(tokenizer, caption, config.text.max_length) | {
         "azimuth_deg": np.float32(azimuth),
         "has_azimuth": np.bool_(has_azimuth),
     }
+
+
+def _draw_style(azimuth_deg: float, tolerance_deg: float, rng: np.random.Generator) -> str:
+    """Draw a caption style: degrees, or twice as often an hour or a sector whose centre is within the tolerance."""
+    off = lambda step: abs((azimuth_deg + step / 2.0) % step - step / 2.0)
+    near = [style for style, step in (("clock", 30.0), ("general", 45.0)) if off(step) <= tolerance_deg]
+    choices = ["doa", *near, *near]
+    return choices[rng.integers(len(choices))]
 
 
 _ELEMENTS: Mapping[str, Callable[..., Elements]] = {

@@ -39,6 +39,59 @@ def mel_vae_loss(apply: Callable, kl_weight: float, diff_weight: float):
     return loss_fn
 
 
+def roughness(mel) -> jax.Array:
+    """Return the mean step of a log-mel from frame to frame, nepers: blur makes it smaller."""
+    return jnp.mean(jnp.abs(mel[:, 1:] - mel[:, :-1]))
+
+
+def mel_decoder_loss(
+    encode: Callable,
+    decode: Callable,
+    discriminate: Callable,
+    *,
+    diff_weight: float,
+    adversarial_weight: float,
+    feature_weight: float,
+    latent_noise: float,
+):
+    """L1 as for the Mel-VAE, least-squares adversarial and feature-matching terms, and the discriminator's own loss.
+
+    Both networks learn in one update: each sees the other's parameters as constants.
+
+    Args:
+      encode: (frozen VAE parameters, mel) -> latents, which are not trained.
+      decode: (frozen VAE parameters, decoder parameters, latents) -> mel.
+      discriminate: (parameters, mel) -> features of each layer, scores last.
+      latent_noise: standard deviation of the noise on the latents, over that of each channel in the batch.
+
+    Source: Mao et al. 2017 (arXiv:1611.04076) for the least squares; Kong et al. 2020 (arXiv:2010.05646), eqs. 1-4.
+    """
+
+    def loss_fn(params, batch, key, vae_params):
+        mel = batch["mel"]
+        z = jax.lax.stop_gradient(encode(vae_params, mel))
+        z = z + latent_noise * jnp.std(z, axis=(0, 1, 2)) * jax.random.normal(key, z.shape)
+        output = decode(vae_params, params["decoder"], z)
+        errors = mel_errors(mel, output)
+
+        judge = params["discriminator"]
+        *_, real = discriminate(judge, mel)
+        *_, fake = discriminate(judge, jax.lax.stop_gradient(output))
+        discriminator = jnp.mean((real - 1.0) ** 2) + jnp.mean(fake**2)
+
+        fixed = jax.lax.stop_gradient(judge)
+        *wanted, _ = discriminate(fixed, mel)
+        *seen, score = discriminate(fixed, output)
+        adversarial = jnp.mean((score - 1.0) ** 2)
+        features = sum(jnp.mean(jnp.abs(a - b)) for a, b in zip(wanted, seen, strict=True)) / len(wanted)
+        loss = errors["log_mel_l1"] + diff_weight * errors["diff_l1"] + discriminator
+        loss += adversarial_weight * adversarial + feature_weight * features
+        parts = {"discriminator": discriminator, "adversarial": adversarial, "features": features}
+        return loss, errors | parts | {"roughness": roughness(output) / roughness(mel)}
+
+    return loss_fn
+
+
 def stft_errors(target, output) -> dict[str, jax.Array]:
     """Return errors of the STFT features, plain and weighted by amplitude.
 

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from dualspec_jax.models.classifier import EventClassifier
+from dualspec_jax.models.discriminator import PatchDiscriminator
 from dualspec_jax.models.localiser import AzimuthNetwork
 from dualspec_jax.models.text_encoder import T5Encoder
 from dualspec_jax.models.unet import UNet
@@ -15,6 +16,13 @@ def make_vae(section: ConfigDict, dtype: jnp.dtype = jnp.float32, remat: bool = 
     fields = ("in_channels", "patch", "channels", "strides", "layers_per_block", "latent_channels", "norm_groups")
     fields += ("mid_attention", "input_mean", "input_std")
     return AutoencoderKL(**{name: _frozen(section[name]) for name in fields}, dtype=dtype, remat=remat)
+
+
+def make_discriminator(config: ConfigDict) -> PatchDiscriminator:
+    """Return the discriminator that the Mel-VAE's decoder is trained against."""
+    v = config.mel_vae
+    mean, std = sum(v.input_mean) / len(v.input_mean), sum(v.input_std) / len(v.input_std)
+    return PatchDiscriminator(tuple(config.mel_decoder.discriminator_channels), mean, std)
 
 
 def make_latent_encoder(config: ConfigDict):

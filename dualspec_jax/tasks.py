@@ -1,4 +1,4 @@
-"""mel_vae | stft_vae | text_encoder | classifier | localiser | diffusion: how to build each one."""
+"""mel_vae | mel_decoder | stft_vae | text_encoder | classifier | localiser | diffusion: how to build each one."""
 
 import functools
 import json
@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dualspec_jax import losses, networks
-from dualspec_jax.checkpoint import load_params
+from dualspec_jax.checkpoint import latest_step, load_params
 from dualspec_jax.clip_bank import ClipBank
 from dualspec_jax.config import TASKS
 from dualspec_jax.diffusion.guidance import guide
@@ -27,6 +27,7 @@ from dualspec_jax.spatial.sounds import event_wordings, labels
 from dualspec_jax.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 
 PICTURES = 4  # clips shown at each evaluation
+DECODER_PARTS = ("decoder", "post_quant_conv")  # of a VAE's parameters
 STATISTICS_CLIPS = 512  # from which the classifier's inputs are scaled
 
 
@@ -157,6 +158,63 @@ def _vae_task(config: ConfigDict, workdir: Path, name: str, errors_of: Callable,
 
 def _mel_vae_task(config: ConfigDict, workdir: Path) -> Task:
     return _vae_task(config, workdir, "mel_vae", losses.mel_errors, "log_mel_l1")
+
+
+def _mel_decoder_task(config: ConfigDict, workdir: Path) -> Task:
+    """The Mel-VAE's second stage: what decodes learns on, against a discriminator; what encodes stays."""
+    vae, discriminator = networks.make_vae(config.mel_vae), networks.make_discriminator(config)
+    vae_params, d = jax.device_get(_load(workdir, "mel_vae")), config.mel_decoder
+    example = jnp.zeros((1, config.data.crop_frames, config.audio.n_mels, config.mel_vae.in_channels))
+
+    def init(key):
+        decoder = {name: jax.tree.map(jnp.asarray, vae_params[name]) for name in DECODER_PARTS}
+        return {"decoder": decoder, "discriminator": discriminator.init(key, example)["params"]}
+
+    def encode(params, mel):
+        return vae.apply({"params": params}, mel, method="encode")[0]
+
+    def decode(params, decoder, z):
+        return vae.apply({"params": params | decoder}, z, method="decode")
+
+    loss_fn = losses.mel_decoder_loss(
+        encode,
+        decode,
+        lambda params, mel: discriminator.apply({"params": params}, mel),
+        diff_weight=config.mel_vae.diff_weight,
+        adversarial_weight=d.adversarial_weight,
+        feature_weight=d.feature_weight,
+        latent_noise=d.latent_noise,
+    )
+
+    def reconstruct(params, mel, vae_params):
+        return decode(vae_params, params["decoder"], encode(vae_params, mel))
+
+    def eval_fn(params, batch, key, vae_params):
+        del key
+        output = reconstruct(params, batch["mel"], vae_params)
+        ratio = losses.roughness(output) / losses.roughness(batch["mel"])
+        return losses.mel_errors(batch["mel"], output) | {"roughness": ratio}
+
+    def pictures(params, batch, key):
+        del key
+        target = batch["mel"][:PICTURES]
+        output = np.asarray(jax.jit(reconstruct)(params, target, vae_params))
+        return {f"clip_{i}": spectrogram_image(output[i], target[i]) for i in range(len(target))}
+
+    batches = _scene_batches(config, workdir, "mel_vae")
+    return Task("mel_decoder", init, loss_fn, eval_fn, batches, pictures, (vae_params,))
+
+
+def load_mel_vae(workdir: Path) -> tuple[Any, int]:
+    """Return the Mel-VAE's parameters, with the decoder of the second stage where there is one, and the last step.
+
+    Raises:
+      ValueError: no Mel-VAE is trained in the workdir.
+    """
+    params, step = _load(workdir, "mel_vae"), latest_step(workdir / "mel_vae")
+    if latest_step(workdir / "mel_decoder") is not None:
+        params, step = params | _load(workdir, "mel_decoder")["decoder"], latest_step(workdir / "mel_decoder")
+    return params, step
 
 
 def _stft_vae_task(config: ConfigDict, workdir: Path) -> Task:
@@ -349,7 +407,7 @@ def _diffusion_task(config: ConfigDict, workdir: Path) -> Task:
     mean, std = np.asarray(meta["mean"], np.float32), np.asarray(meta["std"], np.float32)
     tokenizer = get_tokenizer(config, workdir)
     encoder_params = jax.device_get(_load(workdir, "text_encoder")["encoder"])
-    mel_vae, mel_params = networks.make_vae(config.mel_vae), _load(workdir, "mel_vae")
+    mel_vae, mel_params = networks.make_vae(config.mel_vae), load_mel_vae(workdir)[0]
     encoder = networks.make_text_encoder(config.text)
     model = _diffusion_model(config, mean, std)
     d = config.diffusion

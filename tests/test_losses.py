@@ -140,3 +140,43 @@ def test_an_absent_branch_is_zero_and_must_stay_so():
     assert diffusion(zero_stft)[0] > 0.1
     wrong = diffusion(lambda *args: zero_stft(*args) + jnp.array([0.0, 1.0]), weight=(1.0, 0.0))[0]
     assert 0.0 < wrong < 0.2
+
+
+def _decoder_gradients(adversarial_weight, feature_weight=0.0):
+    """Return the gradients of a decoder that scales and a discriminator that scales."""
+    mel = jax.random.normal(jax.random.key(1), (2, 8, 4, 2))
+    loss = losses.mel_decoder_loss(
+        lambda vae, x: x + vae,
+        lambda vae, scale, z: scale * (z - vae),
+        lambda scale, x: [scale * x, scale * jnp.mean(x, axis=-1)],
+        diff_weight=0.5,
+        adversarial_weight=adversarial_weight,
+        feature_weight=feature_weight,
+        latent_noise=0.0,
+    )
+    params = {"decoder": jnp.array(0.5), "discriminator": jnp.array(2.0)}
+    return jax.grad(loss, has_aux=True)(params, {"mel": mel}, jax.random.key(0), jnp.array(3.0))
+
+
+def test_decoder_and_discriminator_learn_apart():
+    plain, metrics = _decoder_gradients(0.0)
+    # L1 alone: |x - s x| has slope -mean |x|, and the difference of the ears likewise.
+    mel = np.asarray(jax.random.normal(jax.random.key(1), (2, 8, 4, 2)))
+    wanted = -np.mean(np.abs(mel)) - 0.5 * np.mean(np.abs(mel[..., 0] - mel[..., 1]))
+    np.testing.assert_allclose(plain["decoder"], wanted, rtol=1e-5)
+    np.testing.assert_allclose(metrics["roughness"], 0.5, rtol=1e-5)
+    for weights in ((0.7, 0.0), (0.0, 0.7)):
+        other, _ = _decoder_gradients(*weights)
+        assert abs(float(other["decoder"] - plain["decoder"])) > 1e-3
+        np.testing.assert_allclose(other["discriminator"], plain["discriminator"], rtol=1e-6)
+
+
+def test_latent_noise_reaches_the_decoder():
+    loss = lambda noise: losses.mel_decoder_loss(
+        lambda vae, x: x, lambda vae, scale, z: scale * z, lambda scale, x: [x, x],
+        diff_weight=0.0, adversarial_weight=0.0, feature_weight=0.0, latent_noise=noise,
+    )  # fmt: skip
+    mel = jax.random.normal(jax.random.key(1), (4, 32, 16, 2))
+    params = {"decoder": jnp.array(1.0), "discriminator": jnp.array(1.0)}
+    errors = [float(loss(n)(params, {"mel": mel}, jax.random.key(0), None)[1]["log_mel_l1"]) for n in (0.0, 0.3)]
+    np.testing.assert_allclose(errors, [0.0, 0.3 * np.sqrt(2 / np.pi)], atol=5e-3)

@@ -54,7 +54,7 @@ def workdir(config, source, tmp_path_factory) -> Path:
     build(tiny, path / "tfds", source)
     with pytest.raises(ValueError, match="encode"):
         make_task(config, "diffusion", path)
-    for task in ("text_encoder", "mel_vae", "stft_vae", "classifier", "localiser"):
+    for task in ("text_encoder", "mel_vae", "mel_decoder", "stft_vae", "classifier", "localiser"):
         train(config, make_task(config, task, path), path)
     for split in ("train", "valid"):
         encode_split(config, path, split, batch_size=4)
@@ -63,12 +63,12 @@ def workdir(config, source, tmp_path_factory) -> Path:
 
 
 def test_each_task_logs_finite_losses_and_draws(workdir):
-    for task in ("text_encoder", "mel_vae", "stft_vae", "classifier", "localiser", "diffusion"):
+    for task in ("text_encoder", "mel_vae", "mel_decoder", "stft_vae", "classifier", "localiser", "diffusion"):
         lines = [json.loads(line) for line in (workdir / task / "metrics.jsonl").read_text().splitlines()]
         assert [line["step"] for line in lines if "loss" in line] == [1, 2]
         assert all(np.isfinite(value) for line in lines for value in line.values())
         assert any(name.startswith("valid/") for line in lines for name in line)
-    for task in ("mel_vae", "stft_vae", "diffusion"):
+    for task in ("mel_vae", "mel_decoder", "stft_vae", "diffusion"):
         assert list((workdir / task / "pictures").glob("*_2.png"))
 
 
