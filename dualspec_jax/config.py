@@ -68,9 +68,9 @@ def default() -> ConfigDict:
     )
     c.mel_decoder = ConfigDict(
         dict(  # second stage of the Mel-VAE: its decoder against a discriminator, the latents as they are
-            adversarial_weight=0.05,  # of the least-squares score, beside the L1 in nepers
-            feature_weight=0.5,  # of the L1 between what the discriminator's layers see
-            latent_noise=0.1,  # added to the latents, in standard deviations of a channel: sampled ones are not exact
+            adversarial_weight=0.2,  # of the least-squares score, beside the L1 in nepers
+            feature_weight=2.0,  # of the L1 between what the discriminator's layers see
+            latent_noise=0.05,  # added to the latents, in standard deviations of a channel: sampled ones are not exact
             discriminator_channels=(32, 64, 128),
         )
     )

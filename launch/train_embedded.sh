@@ -32,6 +32,7 @@ train() {
 stage build data.spatial_audio.build --config spatial_audio_6k --data_dir "$WORKDIR/tfds" --manual_dir "$DATA"
 train text_encoder
 train mel_vae
+train mel_decoder
 train stft_vae
 stage encode dualspec_jax.encode --config "$CONFIG" --workdir "$WORKDIR"
 train diffusion

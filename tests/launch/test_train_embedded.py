@@ -41,7 +41,7 @@ def test_stages_run_in_order_and_their_times_are_kept(run, tmp_path):
         "dualspec_jax.evaluate",
     ]  # fmt: skip
     tasks = [call.split("--task ")[1].split()[0] for call in calls if "--task" in call]
-    assert tasks == ["text_encoder", "mel_vae", "stft_vae", "diffusion"]
+    assert tasks == ["text_encoder", "mel_vae", "mel_decoder", "stft_vae", "diffusion"]
     names = [line.split("\t")[0] for line in times]
     assert names == ["build", *tasks[:3], "encode", *tasks[3:], "export", "evaluate"]
     assert all(line.split("\t")[2:] == ["0", "2 cpu"] for line in times)
