@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from dualspec_jax import metrics
+from dualspec_jax.copying import CopyIndex
 from dualspec_jax.distribution_metrics import softmax
 from dualspec_jax.event_metrics import Classifier
 from dualspec_jax.network_localiser import NetworkLocaliser, read_azimuth
@@ -35,6 +36,7 @@ class ClipJudge:
       classifier: None leaves the events out.
       choices: labels of the easier question "which of these?".
       localiser: a second localiser beside the template matcher; None leaves it out.
+      copies: training recordings, for the field `copy_similarity`; None leaves it out.
 
     Raises:
       ValueError: the classifier does not know one of the choices.
@@ -48,7 +50,9 @@ class ClipJudge:
         choices: Sequence[str],
         batch_size: int = 8,
         localiser: NetworkLocaliser | None = None,
+        copies: CopyIndex | None = None,
     ):
+        self.copies = copies
         self.hrtf, self.audio, self.classifier, self.batch_size = hrtf, audio, classifier, batch_size
         self.choices = tuple(choices)
         if classifier is not None:
@@ -89,7 +93,7 @@ class ClipJudge:
         n = len(waveforms)
         pcm = np.stack([to_pcm16(w) for w in waveforms]).astype(np.float32) / 32767.0
         filled = np.concatenate([pcm, np.zeros((self.batch_size - n, *pcm.shape[1:]), np.float32)])
-        spec, _, events, directions = jax.device_get(self._analyse(filled))
+        spec, mel, events, directions = jax.device_get(self._analyse(filled))
         records = []
         for i in range(n):
             record = self._judge(pcm[i], spec[i], float(azimuths_deg[i]), labels[i])
@@ -97,6 +101,9 @@ class ClipJudge:
                 record |= _network_direction(directions[i], record)
             if events is not None:
                 record |= self._judge_event(events[0][i], events[1][i], record)
+            if self.copies is not None:
+                content = np.asarray(sum_ears(mel[i]))
+                record["copy_similarity"] = float("nan") if record["silent"] else self.copies.similarity(content)
             records.append(record)
         return records
 

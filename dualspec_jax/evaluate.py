@@ -52,6 +52,11 @@ def make_parser() -> argparse.ArgumentParser:
         "--prompt-set", choices=SETS, default="ten", help="prompts of the generated rows (default %(default)s)"
     )
     p.add_argument("--quick", action="store_true", help="the same as --prompt-set quick: 120 prompts in all")
+    p.add_argument(
+        "--copying",
+        action="store_true",
+        help="also tell how near clips are to the training recordings of the ten sounds",
+    )
     p.add_argument("--clap", type=Path, help="folder of a CLAP model for `transformers`: also measure with it")
     p.add_argument("--limit", type=int, help="at most this many clips per row, spread over sounds and directions")
     p.add_argument("--batch-size", type=int, default=8, help="clips made and measured at once (default 8)")
@@ -93,6 +98,8 @@ def _check(args: argparse.Namespace) -> tuple[Path | None, Path]:
         raise ValueError(f"data = {str(root)!r}: no such folder")
     if root is None and {"real", "round_trip"} & set(args.rows):
         raise ValueError("data: rows real and round_trip need --data ROOT or $DUALSPEC_DATA")
+    if root is None and args.copying:
+        raise ValueError("data: --copying needs --data ROOT or $DUALSPEC_DATA")
     hrtf = args.hrtf or next(iter(sorted((root / "hrtf").glob("*.sofa"))) if root else iter(()), None)
     if hrtf is None:
         raise ValueError("hrtf: give --hrtf FILE, or --data ROOT with a SOFA file in its hrtf/")
@@ -114,6 +121,7 @@ def _run(args: argparse.Namespace) -> int:
     from dualspec_jax.bundle import load_bundle
     from dualspec_jax.clap_metrics import ClapJudge
     from dualspec_jax.clip_judge import ClipJudge
+    from dualspec_jax.copying import load_copy_index
     from dualspec_jax.evaluation import (
         ClipStore,
         add_clap_scores,
@@ -136,7 +144,8 @@ def _run(args: argparse.Namespace) -> int:
     audio = bundle.config.audio
     hrtf = load_hrtf(hrtf_path, audio.sample_rate)
     classifier, localiser = load_classifier(args.classifier), load_localiser(args.localiser)
-    judge = ClipJudge(hrtf, audio, classifier, LABELS, args.batch_size, localiser)
+    copies = load_copy_index(root, LABELS, audio) if args.copying else None
+    judge = ClipJudge(hrtf, audio, classifier, LABELS, args.batch_size, localiser, copies)
     settings = {
         "seed": args.seed,
         "text_only": args.text_only,

@@ -55,6 +55,7 @@ MORE_COLUMNS = (
     Column("network_confidence_percent", "net conf %", "network_confidence", scale=100.0),
     Column("wording_spread_deg", "wording deg", "wording_spread_deg"),
     Column("clap", "CLAP", "clap", format=".3f"),
+    Column("copy_similarity", "copying", "copy_similarity", format=".3f"),
     Column("event_kl", "event KL", "event_kl", format=".2f"),
 )
 STAGE_COLUMNS = (

@@ -309,3 +309,16 @@ def test_report_is_strict_json():
         "a": [None, 1.5],
         "2": 3,
     }
+
+
+def test_copying_is_measured_against_the_training_recordings(place, tmp_path):
+    assert run(place, tmp_path, "--rows", "real", "--copying") == 0
+    clips = json.loads((tmp_path / "report.json").read_text())["systems"]["real"]["clips"]
+    assert len(clips) == 3 and all(-1.0 < clip["copy_similarity"] < 0.99 for clip in clips)  # other noise than there
+
+
+def test_copying_needs_the_recordings(place, tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("DUALSPEC_DATA", raising=False)
+    command = ["--hrtf", f"{place}/head.npz", "--out", str(tmp_path), "--rows", "words", "--copying"]
+    assert evaluate.main(command) == 2
+    assert "--copying needs --data" in capsys.readouterr().err
