@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 TASKS = ("mel_vae", "mel_decoder", "stft_vae", "text_encoder", "classifier", "localiser", "diffusion")
 SOLVERS = ("ddim", "dpmpp_2m", "unipc")
-VOCODERS = ("griffin_lim", "griffin_lim_stft")
+VOCODERS = ("griffin_lim_stft", "griffin_lim")  # the first is the default
 
 
 def default() -> ConfigDict:

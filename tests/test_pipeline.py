@@ -44,7 +44,7 @@ def test_lists_are_in_order_and_each_clip_is_that_of_its_own_seed(pipe):
         {"guidance_scale": (3.0, 7.0)},
         {"solver": "dpmpp_2m"},
         {"eta": 1.0},
-        {"vocoder": "griffin_lim_stft"},
+        {"vocoder": "griffin_lim"},
         {"azimuth_deg": 61.0},
         {"seed": [4]},
         {"normalise": -40.0},
