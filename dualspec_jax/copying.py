@@ -14,6 +14,7 @@ from dualspec_jax.spatial.scene import fit_event, load_clip
 
 POOL = 2  # frames of the log-mel averaged before comparing
 SECONDS = 1.0  # compared at once
+SILENT_NEPERS = 0.1  # standard deviation of the cells of a second, below which there is nothing in it
 
 
 class CopyIndex:
@@ -32,6 +33,7 @@ class CopyIndex:
 
     def __init__(self, mels: np.ndarray, frames_per_second: float):
         bank = _prepare(mels)
+        bank = bank - bank.mean(axis=(1, 2), keepdims=True)  # of no effect but on rounding
         self._count, frames, bands = bank.shape
         self._width = min(frames, round(SECONDS * frames_per_second / POOL))
         self._size = scipy.fft.next_fast_len(frames, real=True)
@@ -39,7 +41,9 @@ class CopyIndex:
         self._spectra = scipy.fft.rfft(bank.astype(np.float32), self._size, axis=1)
         cells = self._width * bands
         mean, square = self._sums(bank.sum(-1)) / cells, self._sums((bank**2).sum(-1)) / cells
-        self._spread = np.sqrt(np.maximum((square - mean**2) * cells, 1e-6))
+        deviation = np.sqrt(np.maximum(square - mean**2, 0.0))
+        # Silence, which has no pattern, is like nothing.
+        self._spread = np.where(deviation < SILENT_NEPERS, np.inf, deviation * np.sqrt(cells))
 
     def _sums(self, x: np.ndarray) -> np.ndarray:
         total = np.concatenate([np.zeros((len(x), 1)), np.cumsum(x, axis=1, dtype=np.float64)], axis=1)

@@ -35,6 +35,15 @@ def test_noise_on_a_copy_lowers_the_similarity_by_its_share(bank, index):
     assert found[2] == pytest.approx(0.71, abs=0.1)
 
 
+def test_silence_in_a_recording_is_like_nothing(bank):
+    padded = np.concatenate([bank[:2], np.full((2, 400, 16), -3.0)])
+    padded[2:, :20] = bank[2:4, :20]  # then silence, 9 nepers down
+    padded[2:, 20:] = -40.0
+    other = np.random.default_rng(1).normal(-3.0, 1.0, (400, 16))
+    assert CopyIndex(padded, RATE).similarity(other) < 0.3
+    assert CopyIndex(padded, RATE).similarity(bank[0]) == pytest.approx(1.0, abs=1e-3)
+
+
 def test_missing_table_and_labels_are_named(tmp_path):
     audio = config_lib.default().audio
     with pytest.raises(ValueError, match="metadata.csv"):
