@@ -18,7 +18,7 @@ def _train(*arguments, config="configs/embedded.py"):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--task=vae", "--workdir={w}/run"], "--task=vae: must be one of mel_vae, stft_vae"),
+        (["--task=vae", "--workdir={w}/run"], "--task=vae: must be one of mel_vae, mel_decoder, stft_vae"),
         (["--workdir={w}/run"], "--task=None: must be one of"),
         (["--task=mel_vae"], "--workdir is required"),
         (["--task=mel_vae", "--workdir={w}/no/run"], "/no does not exist"),
