@@ -147,7 +147,7 @@ def make_batches(
     Training batches go on without end, each pass shuffled and cropped anew. With train=False there is one pass in
     stored order, the same each time; its last batch is filled up from the start, so that every batch is full.
 
-      mel_vae       mel f32 [B, crop, M, 2]; whole clips [B, T, M, 2] with train=False
+      mel_vae, mel_decoder  mel f32 [B, crop, M, 2]; whole clips [B, T, M, 2] with train=False
       stft_vae      stft f32 [B, crop, F, 4]; whole clips with train=False
       classifier    mel f32 [B, T / pool, M] of both ears' sum, label int32 [B]
       localiser     statistics f32 [B, F, 4] (see `ops.interaural`), azimuth_deg f32 [B]; drawn, needs no data set
@@ -262,7 +262,7 @@ def _scene_elements(config, fields, *, split, seed, dataset, data_dir, train, ma
 
 
 def _crop_elements(config, *, task, split, seed, dataset, data_dir, train, **_) -> Elements:
-    field, crop, mirror = task.removesuffix("_vae"), config.data.crop_frames, config.feeding.mirror
+    field, crop, mirror = _field_of(task), config.data.crop_frames, config.feeding.mirror
 
     def make(source, index, rng):
         coded = source.read_coded(index)[field]
@@ -277,6 +277,11 @@ def _crop_elements(config, *, task, split, seed, dataset, data_dir, train, **_) 
     return _scene_elements(
         config, (field,), split=split, seed=seed, dataset=dataset, data_dir=data_dir, train=train, make=make
     )
+
+
+def _field_of(task: str) -> str:
+    """Return the features that a task of a VAE reads: mel or stft."""
+    return task.partition("_")[0]
 
 
 def swap_ears(features: np.ndarray) -> np.ndarray:
@@ -326,7 +331,7 @@ def _rendered_elements(config, *, task, split, seed, tokenizer, train, encode, *
     audio, crop, mirror = config.audio, config.data.crop_frames, config.feeding.mirror
     heads = HrirBank(default_hrtf(config.feeding.head or None, audio.sample_rate), audio.n_fft, audio.n_bins)
     render = make_bank_renderer(heads, audio)
-    field = task.removesuffix("_vae")
+    field = _field_of(task)
     order = balanced_order(bank.label_index, config.data.label_balance, seed) if train else np.arange(len(bank))
 
     def make(index, rng):
@@ -456,13 +461,14 @@ def _draw_style(azimuth_deg: float, tolerance_deg: float, rng: np.random.Generat
 
 _ELEMENTS: Mapping[str, Callable[..., Elements]] = {
     "mel_vae": _crop_elements,
+    "mel_decoder": _crop_elements,
     "stft_vae": _crop_elements,
     "classifier": _classifier_elements,
     "localiser": _localiser_elements,
     "text_encoder": _text_elements,
     "diffusion": _latent_elements,
 }
-_RENDERED = dict.fromkeys(("mel_vae", "stft_vae", "classifier", "diffusion"), _rendered_elements)
+_RENDERED = dict.fromkeys(("mel_vae", "mel_decoder", "stft_vae", "classifier", "diffusion"), _rendered_elements)
 
 
 def _need_tokenizer(tokenizer) -> None:

@@ -201,7 +201,7 @@ def _mel_decoder_task(config: ConfigDict, workdir: Path) -> Task:
         output = np.asarray(jax.jit(reconstruct)(params, target, vae_params))
         return {f"clip_{i}": spectrogram_image(output[i], target[i]) for i in range(len(target))}
 
-    batches = _scene_batches(config, workdir, "mel_vae")
+    batches = _scene_batches(config, workdir, "mel_decoder")
     return Task("mel_decoder", init, loss_fn, eval_fn, batches, pictures, (vae_params,))
 
 

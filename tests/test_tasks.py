@@ -21,7 +21,7 @@ from dualspec_jax.export_judges import export_judges
 from dualspec_jax.latents import load_latents
 from dualspec_jax.loop import train
 from dualspec_jax.network_localiser import load_localiser
-from dualspec_jax.tasks import make_task
+from dualspec_jax.tasks import load_mel_vae, make_task
 from dualspec_jax.wav import read_wav
 
 
@@ -106,6 +106,17 @@ def test_latents_in_shards_made_by_two_hosts_are_the_same(config, workdir, monke
     again = json.loads((two / "meta.json").read_text())
     np.testing.assert_allclose(again["mean"], meta["mean"], atol=1e-3)
     np.testing.assert_allclose(again["std"], meta["std"], rtol=1e-3)
+
+
+def test_decoder_has_its_own_batch_size_and_leaves_the_encoder(config, workdir):
+    config = config.copy_and_resolve_references()
+    config.train.mel_decoder.batch_size = 3
+    batch = next(iter(make_task(config, "mel_decoder", workdir).make_batches("train", True, 0)))
+    assert {name: value.shape for name, value in batch.items()} == {"mel": (3, 32, 64, 2)}
+    first, (second, step) = load_params(workdir / "mel_vae")[0], load_mel_vae(workdir)
+    assert step == 2
+    same = lambda name: np.array_equal(first[name]["conv_in"]["kernel"], second[name]["conv_in"]["kernel"])
+    assert same("encoder") and not same("decoder")
 
 
 def test_diffusion_trains_on_scenes_rendered_on_the_device(config, source, workdir):
