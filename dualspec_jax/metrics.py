@@ -163,6 +163,11 @@ def front_back_scored(asked_deg) -> np.ndarray:
     return (lateral >= 15.0 - 1e-6) & (lateral <= 75.0 + 1e-6)
 
 
+def near_median_plane(asked_deg) -> np.ndarray:
+    """Tell where front and back sound alike to the interaural cues: less than 15 deg off the median plane."""
+    return np.abs(lateral_deg(asked_deg)) < 15.0 - 1e-6
+
+
 def azimuth_errors(measured_deg, asked_deg) -> dict[str, np.ndarray]:
     """Return errors per clip, degrees: `azimuth` (the lateral error within 15 deg of the median plane), `lateral`,
     `resolved` (after mirroring to the asked half-plane), and `front_back` (1 confused, 0 not, NaN not scored).
@@ -171,10 +176,9 @@ def azimuth_errors(measured_deg, asked_deg) -> dict[str, np.ndarray]:
     direct = circular_error(measured, asked)
     mirrored = circular_error(180.0 - measured, asked)
     lateral = np.abs(lateral_deg(measured) - lateral_deg(asked))
-    near_median = np.abs(lateral_deg(asked)) < 15.0 - 1e-6
     confused = np.where(front_back_scored(asked), (mirrored < direct).astype(np.float64), np.nan)
     return {
-        "azimuth": np.where(near_median, lateral, direct),
+        "azimuth": np.where(near_median_plane(asked), lateral, direct),
         "lateral": lateral,
         "resolved": np.minimum(direct, mirrored),
         "front_back": confused,

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dualspec_jax.metrics import circular_mean_std
+from dualspec_jax.metrics import circular_mean_std, lateral_deg, near_median_plane
 
 RESAMPLES = 1000
 
@@ -113,12 +113,14 @@ def summarise(records: Sequence[dict], columns: Sequence[Column], seed: int = 0,
 def wording_spreads(records: Sequence[dict]) -> list[dict]:
     """Return, for each sound and direction asked for in at least two styles, the circular deviation of the results.
 
-    Silent clips do not count.
+    Silent clips do not count. Near the median plane it is that of the lateral angles, as for the azimuth error.
     """
     groups: dict[tuple, dict[str, float]] = {}
     for record in records:
-        if np.isfinite(record["measured_deg"]):
-            groups.setdefault((record["label"], record["asked_deg"]), {})[record["style"]] = record["measured_deg"]
+        asked, measured = record["asked_deg"], record["measured_deg"]
+        if np.isfinite(measured):
+            angle = float(lateral_deg(measured)) if near_median_plane(asked) else measured
+            groups.setdefault((record["label"], asked), {})[record["style"]] = angle
     spreads = [circular_mean_std(list(styles.values()))[1] for styles in groups.values() if len(styles) > 1]
     return [{"unit": i, "wording_spread_deg": spread} for i, spread in enumerate(spreads)]
 

@@ -278,10 +278,15 @@ def test_metrics_move_the_right_way(place):
 def test_wording_spread_is_that_of_styles_of_one_request():
     rows = [("rain", 0.0, "doa", 10.0), ("rain", 0.0, "clock", 350.0), ("rain", 90.0, "doa", 90.0)]
     rows += [("rooster", 0.0, "doa", 5.0), ("rooster", 0.0, "general", 5.0), ("rooster", 0.0, "clock", float("nan"))]
+    rows += [("dog", 60.0, "doa", 60.0), ("dog", 60.0, "clock", 120.0)]
+    rows += [("cat", 180.0, "doa", 178.0), ("cat", 180.0, "clock", 2.0)]  # no interaural cue tells these two apart
     names = ("label", "asked_deg", "style", "measured_deg")
-    first, second = report.wording_spreads([dict(zip(names, row, strict=True)) for row in rows])
-    assert first["wording_spread_deg"] == pytest.approx(10.0, rel=0.01)
-    assert second["wording_spread_deg"] == pytest.approx(0.0, abs=1e-4)
+    spreads = report.wording_spreads([dict(zip(names, row, strict=True)) for row in rows])
+    spreads = [spread["wording_spread_deg"] for spread in spreads]
+    assert spreads[0] == pytest.approx(10.0, rel=0.01)
+    assert spreads[1] == pytest.approx(0.0, abs=1e-4)
+    assert spreads[2] == pytest.approx(30.0, rel=0.1)
+    assert spreads[3] == pytest.approx(0.0, abs=1e-4)
 
 
 def test_summary_of_known_numbers_and_its_interval():
