@@ -16,6 +16,7 @@ from dualspec_jax.picture import save_png
 from dualspec_jax.sharding import (
     batch_sharding,
     gather,
+    host_share,
     infer_sharding,
     make_mesh,
     place,
@@ -67,7 +68,8 @@ def train(config: ConfigDict, task: Any, workdir: str | Path, stop_after: int | 
     )
     eval_fn = jax.jit(whole(task.eval_fn))
 
-    batches = iter(task.make_batches("train", True, config.seed))
+    share = host_share(mesh, c.batch_size)
+    batches = iter(task.make_batches("train", True, config.seed, share))
     checkpoints = Checkpoints(folder, config, task.name, c.keep)
     best = BestCheckpoint(folder, config, task.name)
     sharded = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
@@ -78,7 +80,7 @@ def train(config: ConfigDict, task: Any, workdir: str | Path, stop_after: int | 
         state, base_key = restored.state, restored.key
         step, window = int(state.step), Window(restored.position["window"])
         if restored.position["iterator"] is not None:  # None: parameters of elsewhere, no batch was read yet
-            batches.set_state(restored.position["iterator"])
+            batches.set_state(move_position(restored.position["iterator"], restored.position.get("hosts", 1), share[1]))
     last = c.steps if stop_after is None else min(c.steps, step + stop_after)
     log = MetricsLog(folder, step, write=jax.process_index() == 0)
     clock = Clock()
@@ -123,7 +125,7 @@ def train(config: ConfigDict, task: Any, workdir: str | Path, stop_after: int | 
                 if step > 0 and (saving or evaluating):
                     fetch()
                     if saving:
-                        position = {"iterator": batches.get_state(), "window": window.sums}
+                        position = {"iterator": batches.get_state(), "hosts": share[1], "window": window.sums}
                         checkpoints.save(step, state, position, base_key)
                     if evaluating and not interrupted:
                         metrics, first = evaluate(config, task, eval_fn, state, mesh, eval_key, frozen, signals)
@@ -138,7 +140,7 @@ def train(config: ConfigDict, task: Any, workdir: str | Path, stop_after: int | 
                     break
                 with clock.waiting():
                     try:
-                        batch = place_batch(next(batches), mesh)
+                        batch = place_batch(next(batches), mesh, share[1])
                     except StopIteration:
                         raise ValueError(f"{task.name}: the training data ended after {step} batches") from None
                 state, metrics = train_step(state, batch, base_key, *frozen)
@@ -156,6 +158,20 @@ def train(config: ConfigDict, task: Any, workdir: str | Path, stop_after: int | 
             print(f"{task.name}: saved at step {step}; the same command again goes on from there", file=sys.stderr)
         sys.exit(128 + signals.number)
     return state
+
+
+def move_position(state: Any, before: int, now: int) -> Any:
+    """Return a Grain iterator's state for a batch that is read in `now` parts, from that of `before` parts.
+
+    Raises:
+      ValueError: the state is that of worker processes, which count by themselves.
+    """
+    if before == now:
+        return state
+    if set(state) != {"next_index"}:
+        rule = f"with worker processes, a run goes on with the number of hosts it was saved with, {before}"
+        raise ValueError(f"hosts = {now}: {rule}")
+    return {"next_index": state["next_index"] * before // now}
 
 
 def make_keys(seed: int) -> jax.Array:

@@ -124,13 +124,40 @@ def place(tree: Any, shardings: Any) -> Any:
     return jax.device_put(tree, shardings)
 
 
-def place_batch(batch: Any, mesh: Mesh) -> Any:
+def host_share(mesh: Mesh, batch_size: int) -> tuple[int, int]:
+    """Return (index, count): this process needs rows [index, index + 1) * batch_size / count of every batch.
+
+    Processes whose devices hold the same rows, as where "tensor" spans them, have the same index. (0, 1), the whole
+    batch, where the mesh deals the rows out otherwise than in equal parts one after the other.
+    """
+    rows: dict[int, set[int]] = {}
+    for device, index in batch_sharding(mesh).devices_indices_map((batch_size,)).items():
+        rows.setdefault(device.process_index, set()).update(range(*index[0].indices(batch_size)))
+    return share_of_rows(rows, jax.process_index(), batch_size)
+
+
+def share_of_rows(rows: dict[int, set[int]], process: int, batch_size: int) -> tuple[int, int]:
+    """Return `host_share` of a process, from the rows that each of them holds."""
+    parts = sorted({tuple(sorted(part)) for part in rows.values()})
+    count = len(parts)
+    even = [tuple(range(i * batch_size // count, (i + 1) * batch_size // count)) for i in range(count)]
+    if batch_size % count or parts != even:
+        return 0, 1
+    return parts.index(tuple(sorted(rows[process]))), count
+
+
+def place_batch(batch: Any, mesh: Mesh, count: int = 1) -> Any:
     """Put a NumPy batch on the devices, split along its first axis.
 
-    With several processes, each has read the same whole batch and gives its own part of it: positions and results do
-    not depend on how many there are, at the price of reading everything everywhere.
+    Args:
+      batch: the whole batch, or this process's part of it, see `host_share`.
+      count: of the parts.
     """
-    return place(batch, jax.tree.map(lambda _: batch_sharding(mesh), batch))
+    sharding = batch_sharding(mesh)
+    if count == 1:
+        return place(batch, jax.tree.map(lambda _: sharding, batch))
+    whole = lambda x: jax.make_array_from_process_local_data(sharding, x, (count * len(x), *x.shape[1:]))
+    return jax.tree.map(whole, batch)
 
 
 def gather(tree: Any) -> Any:

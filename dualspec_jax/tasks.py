@@ -56,7 +56,7 @@ class Task(NamedTuple):
       init: key -> params.
       loss_fn: (params, batch, key, *frozen) -> (loss, metrics), for training.
       eval_fn: (params, batch, key, *frozen) -> metrics, on validation batches with the averaged parameters.
-      make_batches: (split, train, seed) -> Grain iterable of NumPy batches.
+      make_batches: (split, train, seed, shard=(0, 1)) -> Grain iterable of NumPy batches, or of a host's part of them.
       pictures: (params, batch, key) -> {name: uint8 image}; None where there is nothing to look at.
       frozen: trees of NumPy arrays that the losses read and that are not trained.
       error: metrics of an evaluation -> what the best checkpoint has least of; None keeps no best checkpoint.
@@ -108,9 +108,9 @@ def _loss(metrics):
 
 
 def _scene_batches(config: ConfigDict, workdir: Path, task: str) -> Callable:
-    def batches(split, train, seed):
+    def batches(split, train, seed, shard=(0, 1)):
         data_dir = config.data.data_dir or workdir / "tfds"
-        return make_batches(config, task, split, seed=seed, data_dir=data_dir, train=train)
+        return make_batches(config, task, split, seed=seed, data_dir=data_dir, train=train, shard=shard)
 
     return batches
 
@@ -273,9 +273,9 @@ def _text_encoder_task(config: ConfigDict, workdir: Path) -> Task:
         loss, metrics = model.loss_fn(params, batch, key)
         return metrics | {"loss": loss}
 
-    def batches(split, train, seed):
+    def batches(split, train, seed, shard=(0, 1)):
         return make_batches(
-            config, "text_encoder", split, seed=seed, data_dir=data_dir, tokenizer=tokenizer, train=train
+            config, "text_encoder", split, seed=seed, data_dir=data_dir, tokenizer=tokenizer, train=train, shard=shard
         )
 
     return Task("text_encoder", model.init, model.loss_fn, eval_fn, batches, None, error=_loss)
@@ -336,8 +336,8 @@ def _localiser_task(config: ConfigDict, workdir: Path) -> Task:
         loss, metrics = valid_loss(params, batch, key)
         return metrics | {"loss": loss}
 
-    def batches(split, train, seed):
-        return make_batches(config, "localiser", split, seed=seed, train=train)
+    def batches(split, train, seed, shard=(0, 1)):
+        return make_batches(config, "localiser", split, seed=seed, train=train, shard=shard)
 
     return Task("localiser", init, loss_fn, eval_fn, batches, None)
 
@@ -422,7 +422,7 @@ def _diffusion_task(config: ConfigDict, workdir: Path) -> Task:
         vae_params = {"mel_vae": mel_params, "stft_vae": _load(workdir, "stft_vae")}
         encode = functools.partial(jax.jit(networks.make_latent_encoder(config)), vae_params)
 
-    def batches(split, train, seed):
+    def batches(split, train, seed, shard=(0, 1)):
         return make_batches(
             config,
             "diffusion",
@@ -432,6 +432,7 @@ def _diffusion_task(config: ConfigDict, workdir: Path) -> Task:
             latents_dir=latents_dir / split,
             train=train,
             encode=encode,
+            shard=shard,
         )
 
     empty_ids, empty_mask = tokenizer.encode_batch([""] * PICTURES, config.text.max_length)

@@ -13,7 +13,7 @@ import pytest
 from toy_task import NAME, toy_config, toy_task
 
 from dualspec_jax.checkpoint import latest_step
-from dualspec_jax.loop import train
+from dualspec_jax.loop import move_position, train
 
 ROOT = Path(__file__).resolve().parents[1]
 CLOCKS = ("time", "steps_per_s", "data_wait")  # what may differ between two equal runs
@@ -183,7 +183,7 @@ def test_empty_validation_is_an_error(tmp_path):
 
 def test_training_data_that_ends_is_an_error(tmp_path):
     task = toy_task()
-    short = task._replace(make_batches=lambda split, train, seed: task.make_batches("valid", False, seed))
+    short = task._replace(make_batches=lambda split, train, seed, shard: task.make_batches("valid", False, seed))
     with pytest.raises(ValueError, match="training data ended after 2 batches"):
         train(toy_config(), short, tmp_path)
 
@@ -202,8 +202,8 @@ def _signal_at(task, split, when):
     """Return the task with a SIGTERM to this process when batch number `when` of a split is read for the first time."""
     sent = []
 
-    def make_batches(name, train, seed):
-        dataset = task.make_batches(name, train, seed)
+    def make_batches(name, train, seed, shard=(0, 1)):
+        dataset = task.make_batches(name, train, seed, shard)
         if name != split or sent:
             return dataset
 
@@ -305,14 +305,34 @@ def test_killed_again_and_again_it_goes_on_as_if_nothing_had_happened(tmp_path, 
     assert latest_step(killed / NAME / "best") == latest_step(tmp_path / "whole" / NAME / "best")
 
 
-@pytest.mark.slow
-def test_two_processes_train_like_one(tmp_path, straight):
+def _run_in_processes(workdir, count):
     with socket.socket() as s:
         s.bind(("localhost", 0))
         address = f"localhost:{s.getsockname()[1]}"
-    processes = [_start(tmp_path, 6, "--process", i, 2, address, devices=2) for i in range(2)]
+    processes = [_start(workdir, 6, "--process", i, count, address, devices=2) for i in range(count)]
     for process in processes:
         _, err = process.communicate(timeout=300)
         assert process.returncode == 0, err
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one(tmp_path, straight):
+    _run_in_processes(tmp_path, 2)
     for a, b in zip(_lines(tmp_path), _lines(straight[1]), strict=True):
         assert a == pytest.approx(b, rel=1e-5)  # gloo adds the processes' parts in another order
+
+
+@pytest.mark.slow
+def test_more_processes_go_on_where_one_stopped(tmp_path, straight):
+    train(toy_config(), toy_task(), tmp_path, stop_after=3)
+    _run_in_processes(tmp_path, 2)
+    for a, b in zip(_lines(tmp_path), _lines(straight[1]), strict=True):
+        assert a == pytest.approx(b, rel=1e-5)
+
+
+def test_position_moves_to_another_number_of_hosts():
+    assert move_position({"next_index": 24}, 1, 4) == {"next_index": 6}
+    assert move_position({"next_index": 6}, 4, 2) == {"next_index": 12}
+    assert move_position({"workers": []}, 2, 2) == {"workers": []}
+    with pytest.raises(ValueError, match="hosts = 2: .* saved with, 1"):
+        move_position({"workers": []}, 1, 2)

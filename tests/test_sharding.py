@@ -9,11 +9,13 @@ from dualspec_jax.sharding import (
     batch_sharding,
     bytes_per_device,
     gather,
+    host_share,
     infer_sharding,
     make_mesh,
     place,
     place_batch,
     replicated,
+    share_of_rows,
     with_whole_weights,
 )
 from dualspec_jax.train_step import init_state, make_train_step
@@ -124,6 +126,16 @@ def test_placed_batch_is_split_and_whole(fsdp):
     placed = place_batch(batch, make_mesh(8, fsdp=fsdp))
     assert {shard.data.shape for shard in placed["x"].addressable_shards} == {(2, 3)}
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(placed), batch)
+
+
+def test_processes_share_the_rows_of_a_batch():
+    assert host_share(make_mesh(8), 8) == (0, 1)
+    halves = {0: {0, 1}, 1: {2, 3}}
+    assert share_of_rows(halves, 1, 4) == (1, 2)
+    assert share_of_rows({**halves, 2: {0, 1}, 3: {2, 3}}, 3, 4) == (1, 2)  # two processes hold the same rows
+    assert share_of_rows({0: {0, 1, 2, 3}, 1: {0, 1, 2, 3}}, 1, 4) == (0, 1)
+    assert share_of_rows({0: {0, 2}, 1: {1, 3}}, 1, 4) == (0, 1)  # not in order: everyone reads everything
+    assert share_of_rows({0: {0}, 1: {1, 2, 3}}, 1, 4) == (0, 1)
 
 
 @pytest.mark.parametrize("axes", [dict(), dict(fsdp=2), dict(fsdp=2, tensor=2)])

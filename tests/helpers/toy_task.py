@@ -51,7 +51,8 @@ def toy_task(nan_from: int | None = None, n_valid: int = 16, slow: float = 0.0) 
       slow: seconds to wait at every training example.
     """
 
-    def make_batches(split, train, seed):
+    def make_batches(split, train, seed, shard=(0, 1)):
+        index, count = shard
         dataset = grain.MapDataset.source(np.arange(64 if train else n_valid))
         dataset = dataset.shuffle(seed).repeat() if train else dataset
 
@@ -60,7 +61,11 @@ def toy_task(nan_from: int | None = None, n_valid: int = 16, slow: float = 0.0) 
             return {"x": rng.normal(size=8).astype(np.float32), "example": np.int32(index)}
 
         dataset = dataset.random_map(element, seed=seed)
-        return dataset.to_iter_dataset(grain.ReadOptions(1, 8)).batch(8, drop_remainder=True)
+        if count > 1:
+            dataset = grain.MapDataset.mix(
+                [dataset[row::8] for row in range(index * 8 // count, (index + 1) * 8 // count)]
+            )
+        return dataset.to_iter_dataset(grain.ReadOptions(1, 8)).batch(8 // count, drop_remainder=True)
 
     def init(key):
         return {"dense": {"kernel": jax.random.normal(key, (8, 4)), "bias": jnp.zeros(4)}}
