@@ -37,6 +37,7 @@ class ClipJudge:
       choices: labels of the easier question "which of these?".
       localiser: a second localiser beside the template matcher; None leaves it out.
       copies: training recordings, for the field `copy_similarity`; None leaves it out.
+      rooms: whether the template matcher reads clips made in rooms, see `metrics.IN_ROOMS`.
 
     Raises:
       ValueError: the classifier does not know one of the choices.
@@ -51,6 +52,7 @@ class ClipJudge:
         batch_size: int = 8,
         localiser: NetworkLocaliser | None = None,
         copies: CopyIndex | None = None,
+        rooms: bool = False,
     ):
         self.copies = copies
         self.hrtf, self.audio, self.classifier, self.batch_size = hrtf, audio, classifier, batch_size
@@ -62,7 +64,7 @@ class ClipJudge:
             self._choice_index = [classifier.labels.index(label) for label in self.choices]
         freqs = np.arange(audio.n_bins) * audio.sample_rate / audio.n_fft
         templates = hrtf.spectrum(np.arange(360.0), audio.n_fft, audio.n_bins)
-        self.localiser = metrics.TemplateLocaliser(templates, freqs)
+        self.localiser = metrics.TemplateLocaliser(templates, freqs, **(metrics.IN_ROOMS if rooms else {}))
         filters = mel_filterbank(audio.sample_rate, audio.n_fft, audio.n_mels, audio.fmin, audio.fmax, audio.n_bins)
         size = {name: audio[name] for name in ("n_fft", "hop_length", "n_frames", "n_bins")}
 
@@ -152,7 +154,7 @@ class ClipJudge:
         if label:
             found["event_all"] = float(heard == label and not silent)
         if label in self.choices:
-            found["event_ten"] = float(chosen == label and not silent)
+            found["event_set"] = float(chosen == label and not silent)
         return found
 
     def content_mel(self, waveform: np.ndarray) -> np.ndarray:

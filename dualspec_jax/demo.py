@@ -63,10 +63,10 @@ def polar_svg(asked_deg: float | None, measured_deg: float | None) -> str:
                 f'stroke-width="{width}" stroke-linecap="round" stroke-opacity="0.85"/>'
             )
     parts.append("</svg>")
-    name = lambda deg: "free" if deg is None else f"{deg:.0f}&#176;"
+    name = lambda deg, none: none if deg is None else f"{deg:.0f}&#176;"
     legend = (
-        f'<p><span style="color:#2563eb">&#9632;</span> asked: {name(asked_deg)} &nbsp; '
-        f'<span style="color:#f97316">&#9632;</span> measured: {name(measured_deg)}</p>'
+        f'<p><span style="color:#2563eb">&#9632;</span> asked: {name(asked_deg, "free")} &nbsp; '
+        f'<span style="color:#f97316">&#9632;</span> measured: {name(measured_deg, "&ndash;")}</p>'
     )
     return "".join(parts) + legend
 
@@ -124,7 +124,7 @@ def make_handler(pipe: "DualSpecPipeline", folder: Path) -> Callable:
             own.mkdir()
             path = clip.save(own / f"{clip.name}.wav")
         except ValueError as e:
-            raise gr.Error(" ".join(html.escape(str(e)).split()), print_exception=False) from e
+            raise gr.Error(" ".join(html.escape(str(e), quote=False).split()), print_exception=False) from e
         files = [str(path), str(path.with_suffix(".json"))]
         polar = polar_svg(clip.scene.azimuth_deg, clip.measured["azimuth_deg"])
         return str(path), clip.spectrogram(), polar, describe(clip), files
@@ -174,8 +174,10 @@ def build(pipe: "DualSpecPipeline", folder: Path):
                 audio = gr.Audio(label="Two ears", interactive=False, elem_id="audio")
                 picture = gr.Image(label="Left ear above, right ear below", interactive=False, elem_id="picture")
                 with gr.Row():
-                    polar = gr.HTML(polar_svg(None, None), elem_id="polar")
-                    table = gr.HTML(elem_id="table")
+                    with gr.Column(min_width=220):  # on a phone one stands below the other
+                        polar = gr.HTML(polar_svg(None, None), elem_id="polar")
+                    with gr.Column(min_width=220):
+                        table = gr.HTML(elem_id="table")
                 files = gr.File(label="Files", file_count="multiple", interactive=False, elem_id="files")
         from_text.change(lambda on: gr.update(interactive=not on), from_text, azimuth, queue=False)
         inputs = [prompt, from_text, azimuth, seed, steps, guidance_mel, guidance_stft, solver]
@@ -236,6 +238,7 @@ def open_socket(host: str, port: int) -> socket.socket:
     """
     if not 0 <= port <= 65535:
         raise ValueError(f"port = {port}: must be in [0, 65535]")
+    listener = None
     try:
         family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind)
@@ -243,6 +246,8 @@ def open_socket(host: str, port: int) -> socket.socket:
         listener.bind(address)
         listener.listen(128)
     except OSError as e:
+        if listener is not None:
+            listener.close()
         raise ValueError(f"port = {port}: cannot listen there on {host} ({e.strerror or e}); try another") from e
     return listener
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from dualspec_jax.config import SOLVERS, VOCODERS
 from dualspec_jax.flag_types import guarded, parse_guidance
-from dualspec_jax.prompt_set import LABELS, SETS, labels_of, limit_evenly, make_prompts
 from dualspec_jax.prompt_set import ROWS as GENERATED_ROWS
+from dualspec_jax.prompt_set import SETS, labels_of, limit_evenly, make_prompts
 from dualspec_jax.prompt_set import to_json as prompts_to_json
 
 ROWS = ("real", "round_trip", *GENERATED_ROWS, "cascade")
@@ -55,8 +55,9 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--copying",
         action="store_true",
-        help="also tell how near clips are to the training recordings of the ten sounds",
+        help="also tell how near clips are to the training recordings of the sounds",
     )
+    p.add_argument("--rooms", action="store_true", help="real and round_trip only: the recordings in random rooms")
     p.add_argument("--clap", type=Path, help="folder of a CLAP model for `transformers`: also measure with it")
     p.add_argument("--limit", type=int, help="at most this many clips per row, spread over sounds and directions")
     p.add_argument("--batch-size", type=int, default=8, help="clips made and measured at once (default 8)")
@@ -85,6 +86,8 @@ def _check(args: argparse.Namespace) -> tuple[Path | None, Path]:
         args.prompt_set = "quick"
     if args.rows is None:
         args.rows = ROWS if args.wav_dir is None else ()
+    if args.rooms and (args.wav_dir is not None or not set(args.rows) <= {"real", "round_trip"}):
+        raise ValueError(f"rooms: goes with rows real and round_trip, not with {','.join(args.rows) or '--wav-dir'}")
     if args.azimuths is not None and args.wav_dir is None:
         raise ValueError(f"azimuths = {str(args.azimuths)!r}: goes with --wav-dir")
     if args.batch_size < 1:
@@ -133,7 +136,7 @@ def _run(args: argparse.Namespace) -> int:
     from dualspec_jax.event_metrics import CLASSIFIER, load_classifier
     from dualspec_jax.generate import Generator
     from dualspec_jax.network_localiser import LOCALISER, load_localiser
-    from dualspec_jax.real_scenes import load_scenes
+    from dualspec_jax.real_scenes import load_scenes, recorded_labels
     from dualspec_jax.spatial.hrtf import load_hrtf
     from dualspec_jax.wav import read_wav, write_atomically
     from dualspec_jax.wav_folder import list_clips
@@ -144,10 +147,11 @@ def _run(args: argparse.Namespace) -> int:
     audio = bundle.config.audio
     hrtf = load_hrtf(hrtf_path, audio.sample_rate)
     classifier, localiser = load_classifier(args.classifier), load_localiser(args.localiser)
-    copies = load_copy_index(root, LABELS, audio) if args.copying else None
-    judge = ClipJudge(hrtf, audio, classifier, LABELS, args.batch_size, localiser, copies)
+    copies = load_copy_index(root, labels, audio) if args.copying else None
+    judge = ClipJudge(hrtf, audio, classifier, labels, args.batch_size, localiser, copies, args.rooms)
     settings = {
         "seed": args.seed,
+        "rooms": args.rooms,
         "text_only": args.text_only,
         "vocoder": args.vocoder,
         "batch_size": args.batch_size,
@@ -158,15 +162,18 @@ def _run(args: argparse.Namespace) -> int:
     if args.wav_dir is not None:
         clips = limit_evenly(list_clips(args.wav_dir, args.azimuths), args.limit)
         systems["files"] = measure_folder(judge, clips)
-    pictures: dict[str, dict] = {label: {} for label in LABELS}
+    pictures: dict[str, dict] = {label: {} for label in labels}
     seconds: dict[str, float] = {}
     if {"real", "round_trip"} & set(args.rows):
-        scenes = limit_evenly(load_scenes(root, LABELS, audio.n_samples, args.seed), args.limit)
+        unseen = recorded_labels(root, labels) or labels  # none: `load_scenes` says so
+        scenes = limit_evenly(load_scenes(root, unseen, audio.n_samples, args.seed), args.limit)
         vocoder = args.vocoder if "round_trip" in args.rows else None
-        systems |= measure_real(bundle, judge, scenes, real="real" in args.rows, vocoder=vocoder, seed=args.seed)
+        systems |= measure_real(
+            bundle, judge, scenes, real="real" in args.rows, vocoder=vocoder, seed=args.seed, rooms=args.rooms
+        )
         for scene in scenes:
             if not pictures[scene.label]:
-                pictures[scene.label]["real"] = judge.content_mel(scene.render(hrtf))
+                pictures[scene.label]["real"] = judge.content_mel(scene.render(hrtf, args.seed if args.rooms else None))
     generated = [row for row in args.rows if row in GENERATED_ROWS]
     if generated or "cascade" in args.rows:
         guidance = args.guidance or (None, None)

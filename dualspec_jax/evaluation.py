@@ -34,20 +34,28 @@ def _batches(items: Sequence, size: int, name: str) -> Iterator[Sequence]:
 
 
 def measure_real(
-    bundle: Bundle, judge: ClipJudge, scenes: Sequence[RealScene], *, real: bool, vocoder: str | None, seed: int
+    bundle: Bundle,
+    judge: ClipJudge,
+    scenes: Sequence[RealScene],
+    *,
+    real: bool,
+    vocoder: str | None,
+    seed: int,
+    rooms: bool = False,
 ) -> dict[str, list[dict]]:
     """Return the records of `real` and of the STAGES, {system: one per scene}.
 
     Args:
       real: whether to return the records of the recordings themselves.
       vocoder: of the stages; None leaves them out.
+      rooms: whether each scene is in a random room.
     """
     audio = bundle.config.audio
     stages = None if vocoder is None else make_stages(bundle, vocoder)
     names = ("real",) * real + (STAGES if stages else ())
     systems: dict[str, list[dict]] = {name: [] for name in names}
     for batch in _batches(scenes, judge.batch_size, ", ".join(names)):
-        waveforms = np.stack([scene.render(judge.hrtf) for scene in batch])
+        waveforms = np.stack([scene.render(judge.hrtf, seed if rooms else None) for scene in batch])
         azimuths, labels = [s.azimuth_deg for s in batch], [s.label for s in batch]
         originals = judge(waveforms, azimuths, labels)
         outputs = {"real": (waveforms, {})}

@@ -116,7 +116,7 @@ def export(config: ConfigDict, workdir: Path, out: Path, data: Path) -> str:
     tasks = {"stft_vae": "stft_vae", "text_encoder": "text_encoder", "unet": "diffusion"}
     if out.exists():
         raise ValueError(f"out = {str(out)!r}: exists already; choose a new folder")
-    from dualspec_jax.tasks import load_mel_vae  # after the flags are read
+    from dualspec_jax.vae_tasks import load_mel_vae  # after the flags are read
 
     params, steps = {}, {}
     params["mel_vae"], steps["mel_vae"] = load_mel_vae(workdir)

@@ -15,8 +15,9 @@ from dualspec_jax import networks
 from dualspec_jax.checkpoint import latest_step, load_params
 from dualspec_jax.command_line import run
 from dualspec_jax.event_metrics import save_classifier
-from dualspec_jax.input_pipeline import SceneSource, make_batches
+from dualspec_jax.input_pipeline import make_batches
 from dualspec_jax.network_localiser import fit_temperature, save_localiser
+from dualspec_jax.scene_source import SceneSource
 
 
 def export_classifier(workdir: Path, path: Path) -> None:

@@ -18,12 +18,10 @@ from dualspec_jax.network_localiser import CONFIDENT_DEG, NetworkLocaliser, load
 from dualspec_jax.ops.stft import stft
 from dualspec_jax.prompt_set import LABELS, limit_evenly
 from dualspec_jax.real_scenes import RealScene, load_scenes
-from dualspec_jax.spatial.echo import render_in_room, room_response
 from dualspec_jax.spatial.hrtf import Hrtf, load_hrtf
 from dualspec_jax.wav import write_atomically
 
 BATCH = 4
-TEMPLATE = {"ild_weight": 0.001, "coherence_power": 4.0}  # level differences count less than in `clip_judge`: echoes
 COLUMNS = (
     report.Column("azimuth_mae_deg", "az MAE", "azimuth_error_deg", format=".2f"),
     report.Column("azimuth_median_deg", "az med", "azimuth_error_deg", "median", format=".2f"),
@@ -42,7 +40,7 @@ def measure(
     """Return {"template": records, "network": records} of the scenes, one record each."""
     freqs = np.arange(audio.n_bins) * audio.sample_rate / audio.n_fft
     responses = hrtf.spectrum(np.arange(360.0), audio.n_fft, audio.n_bins)
-    templates = metrics.TemplateLocaliser(responses, freqs, **TEMPLATE)
+    templates = metrics.TemplateLocaliser(responses, freqs, **metrics.IN_ROOMS)
     size = {name: audio[name] for name in ("n_fft", "hop_length", "n_frames", "n_bins")}
     analyse = jax.jit(lambda x: (lambda s: (s, localiser.logits(s)))(stft(x, **size)))
     records: dict[str, list[dict]] = {"template": [], "network": []}
@@ -52,13 +50,7 @@ def measure(
             batch = scenes[first : first + BATCH]
             waveforms = np.zeros((BATCH, audio.n_samples, 2), np.float32)
             for k, scene in enumerate(batch):
-                if rooms:
-                    rng = np.random.default_rng([seed, scene.index])
-                    absorption, rt60 = rng.uniform(0.3, 0.6), rng.uniform(0.25, 0.6)
-                    response = room_response(hrtf, scene.azimuth_deg, rng, absorption=absorption, rt60_s=rt60)
-                    waveforms[k] = render_in_room(scene.mono, response)
-                else:
-                    waveforms[k] = scene.render(hrtf)
+                waveforms[k] = scene.render(hrtf, seed if rooms else None)
             spec, logits = jax.device_get(analyse(waveforms))
             azimuths, confidences = read_azimuth(logits)
             for k, scene in enumerate(batch):

@@ -1,6 +1,6 @@
 """Training losses: (params, batch, key) -> (scalar, metrics), one function per task.
 
-Each takes the model's apply function and plain numbers; `tasks.py` binds them.
+Each takes the model's apply function and plain numbers; the tasks bind them.
 """
 
 from collections.abc import Callable

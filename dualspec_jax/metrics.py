@@ -4,6 +4,8 @@ import numpy as np
 import scipy.fft
 
 SILENT_DBFS = -40.0  # a clip whose peak stays below this counts as silent
+# Of a template matcher in rooms: level differences count less, as echoes make them small.
+IN_ROOMS = {"ild_weight": 0.001, "coherence_power": 4.0}
 ILD_EDGES_HZ = (200.0, 750.0, 1500.0, 3000.0, 5000.0, 8000.0)
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from dualspec_jax import metrics
-from dualspec_jax.input_pipeline import SceneSource
 from dualspec_jax.picture import spectrogram_image
+from dualspec_jax.scene_source import SceneSource
 from dualspec_jax.spatial.scene import HOP, SAMPLE_RATE, active_frames
 from dualspec_jax.wav import write_atomically
 

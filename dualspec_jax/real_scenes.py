@@ -15,6 +15,7 @@ from dualspec_jax.generate import make_synthesis
 from dualspec_jax.ops.binaural import spatial_features
 from dualspec_jax.ops.mel import log_mel, mel_filterbank
 from dualspec_jax.ops.stft import stft
+from dualspec_jax.spatial.echo import render_in_room, room_response
 from dualspec_jax.spatial.hrtf import Hrtf
 from dualspec_jax.spatial.scene import fit_event, load_clip, render
 
@@ -39,10 +40,26 @@ class RealScene:
     azimuth_deg: float
     mono: np.ndarray
 
-    def render(self, hrtf: Hrtf) -> np.ndarray:
-        """Return the scene, float32 [N, 2]."""
-        waveform = render(self.mono, self.azimuth_deg, hrtf)
+    def render(self, hrtf: Hrtf, room_seed: int | None = None) -> np.ndarray:
+        """Return the scene, float32 [N, 2].
+
+        Args:
+          room_seed: place it in a random room of its own (absorption 0.3 to 0.6, RT60 0.25 to 0.6 s); None: no room.
+        """
+        if room_seed is None:
+            waveform = render(self.mono, self.azimuth_deg, hrtf)
+        else:
+            rng = np.random.default_rng([room_seed, self.index])
+            absorption, rt60 = rng.uniform(0.3, 0.6), rng.uniform(0.25, 0.6)
+            response = room_response(hrtf, self.azimuth_deg, rng, absorption=absorption, rt60_s=rt60)
+            waveform = render_in_room(self.mono, response)
         return waveform * np.float32(min(1.0, PEAK / max(float(np.abs(waveform).max()), 1e-9)))
+
+
+def recorded_labels(root: Path, labels: Sequence[str]) -> list[str]:
+    """Return those of the labels that have a `valid` recording in <root>/events; errors as `load_scenes`."""
+    found = {row["label"] for row in _valid_rows(Path(root))}
+    return [label for label in labels if label in found]
 
 
 def load_scenes(root: Path, labels: Sequence[str], n_samples: int, seed: int) -> list[RealScene]:
@@ -54,14 +71,7 @@ def load_scenes(root: Path, labels: Sequence[str], n_samples: int, seed: int) ->
       ValueError: no metadata.csv, a missing column, no recording of a label, or an unusable clip.
     """
     path = Path(root) / "events" / "metadata.csv"
-    if not path.is_file():
-        raise ValueError(f"data = {str(root)!r}: no events/metadata.csv there")
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        for column in ("file", "label", "split"):
-            if column not in (reader.fieldnames or ()):
-                raise ValueError(f"{path} lacks the column {column!r}")
-        rows = [r for r in reader if r["split"] == "valid" and r["label"] in labels]
+    rows = [row for row in _valid_rows(Path(root)) if row["label"] in labels]
     for label in labels:
         if not any(r["label"] == label for r in rows):
             raise ValueError(f"{path} has no recording of {label!r} in split valid")
@@ -75,6 +85,18 @@ def load_scenes(root: Path, labels: Sequence[str], n_samples: int, seed: int) ->
             mono = fit_event(clip, n_samples, np.random.default_rng([seed, index]))
             scenes.append(RealScene(index, row["file"], row["label"], azimuth, mono))
     return scenes
+
+
+def _valid_rows(root: Path) -> list[dict[str, str]]:
+    path = root / "events" / "metadata.csv"
+    if not path.is_file():
+        raise ValueError(f"data = {str(root)!r}: no events/metadata.csv there")
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        for column in ("file", "label", "split"):
+            if column not in (reader.fieldnames or ()):
+                raise ValueError(f"{path} lacks the column {column!r}")
+        return [row for row in reader if row["split"] == "valid"]
 
 
 def make_stages(bundle: Bundle, vocoder: str) -> Callable:

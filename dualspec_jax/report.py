@@ -39,7 +39,7 @@ COLUMNS = (
     Column("itd_error_us", "ITD us", "itd_error_us"),
     Column("itd_error_median_us", "ITD med", "itd_error_us", "median"),
     Column("ild_error_db", "ILD dB", "ild_error_db", format=".2f"),
-    Column("event_ten_percent", "event/10 %", "event_ten", scale=100.0),
+    Column("event_set_percent", "event/set %", "event_set", scale=100.0),
     Column("event_all_percent", "event/all %", "event_all", scale=100.0),
     Column("silent_percent", "silent %", "silent", scale=100.0),
 )

@@ -15,7 +15,8 @@ from ml_collections import ConfigDict, config_flags
 from dualspec_jax.command_line import run
 from dualspec_jax.config import validate
 from dualspec_jax.optimizer import make_optimizer
-from dualspec_jax.tasks import MODELS, Model, make_model
+from dualspec_jax.task import Model
+from dualspec_jax.tasks import MODELS, make_model
 from dualspec_jax.train_step import init_state, make_train_step
 
 

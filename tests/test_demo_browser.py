@@ -80,6 +80,7 @@ def test_type_press_hear(open_page, name, width, height):
     )
     assert any(duration == pytest.approx(0.64, abs=0.05) for duration in player if duration)
     assert page.evaluate("document.documentElement.scrollWidth") <= width + 1  # nothing sticks out sideways
+    assert page.evaluate("document.querySelector('#table table').getBoundingClientRect().right") <= width
     assert page.outside == []
 
 

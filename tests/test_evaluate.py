@@ -15,7 +15,7 @@ from dualspec_jax.bundle import save_bundle
 from dualspec_jax.clip_judge import ClipJudge
 from dualspec_jax.event_metrics import CLASSIFIER, load_classifier, save_classifier
 from dualspec_jax.prompt_set import LABELS
-from dualspec_jax.real_scenes import load_scenes
+from dualspec_jax.real_scenes import load_scenes, recorded_labels
 from dualspec_jax.spatial.hrtf import spherical_head
 from dualspec_jax.spatial.scene import render
 from dualspec_jax.tokenizer import train_tokenizer
@@ -142,6 +142,16 @@ def test_text_only_makes_other_clips_and_the_solver_is_told(place, tmp_path):
     assert solvers == ["unipc", "unipc", "ddim"]
 
 
+def test_rooms_make_the_real_clips_less_coherent(place, tmp_path):
+    coherence = []
+    for options in ([], ["--rooms"]):
+        assert run(place, tmp_path, "--rows", "real", *options) == 0
+        report = json.loads((tmp_path / "report.json").read_text())
+        assert report["settings"]["rooms"] is bool(options)
+        coherence.append(report["systems"]["real"]["summary"]["coherence"]["value"])
+    assert coherence[1] < coherence[0] - 0.05
+
+
 def test_a_folder_of_files_is_measured_and_mono_is_refused(place, tmp_path, capsys):
     wavs, head = tmp_path / "wavs", spherical_head()
     wavs.mkdir()
@@ -176,6 +186,7 @@ def test_a_folder_of_files_is_measured_and_mono_is_refused(place, tmp_path, caps
         (["--azimuths", "{p}/x.csv"], "goes with --wav-dir"),
         (["--clap", "{p}/nowhere"], "give the folder of a CLAP model"),
         (["--out", "{p}/head.npz"], "cannot be made"),
+        (["--rooms", "--rows", "real,words"], "goes with rows real and round_trip, not with real,words"),
         (["--limit", "0"], "must be at least 1"),
         (["--batch-size", "0"], "must be at least 1"),
         (["--seed", "-1"], "must be in [0, 2^31]"),
@@ -225,6 +236,7 @@ def test_scenes_are_the_valid_recordings_all_around_and_seeded(place):
     again, other = (load_scenes(place / "data", LABELS, 10240, seed=seed) for seed in (0, 1))
     np.testing.assert_array_equal(again[4].mono, scenes[4].mono)
     assert other[4].azimuth_deg != scenes[4].azimuth_deg
+    assert recorded_labels(place / "data", ("zebra", *LABELS[::-1])) == list(LABELS[::-1])
     with pytest.raises(ValueError, match="has no recording of 'zebra' in split valid"):
         load_scenes(place / "data", ALL_LABELS, 10240, seed=0)
 
@@ -238,7 +250,7 @@ def test_judge_on_clips_of_known_direction_and_silence(place):
     assert right["azimuth_error_deg"] < 1.0 and right["front_back"] == 0.0 and right["itd_error_us"] < 15.0
     assert right["ild_error_db"] < 0.5 and right["target_itd_us"] > 300.0 and right["silent"] == 0.0
     assert behind["azimuth_error_deg"] > 55.0 and behind["front_back"] == 1.0 and behind["lateral_error_deg"] < 5.0
-    assert silent["silent"] == 1.0 and silent["azimuth_error_deg"] == 90.0 and silent["event_ten"] == 0.0
+    assert silent["silent"] == 1.0 and silent["azimuth_error_deg"] == 90.0 and silent["event_set"] == 0.0
     assert silent["itd_error_us"] == pytest.approx(abs(silent["target_itd_us"]))
     with pytest.raises(ValueError, match="does not know the label 'yak'"):
         ClipJudge(head, audio, load_classifier(place / "classifier.safetensors"), ("yak",))

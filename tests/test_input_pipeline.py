@@ -11,10 +11,12 @@ from data.spatial_audio.build import build
 from data.spatial_audio.spatial_audio_dataset_builder import SpatialAudioConfig
 from dualspec_jax.clip_bank import ClipBank
 from dualspec_jax.config import default
-from dualspec_jax.input_pipeline import SceneSource, balanced_order, known_labels, make_batches, swap_ears
+from dualspec_jax.elements import swap_ears
+from dualspec_jax.input_pipeline import make_batches
 from dualspec_jax.ops.binaural import spatial_features
 from dualspec_jax.ops.coding import decode_stft_features
 from dualspec_jax.ops.stft import stft
+from dualspec_jax.scene_source import SceneSource, balanced_order, known_labels
 from dualspec_jax.spatial.scene import load_clip, normalise_loudness, trim
 from dualspec_jax.spatial.sounds import event_wordings, heldout_wordings, labels
 from dualspec_jax.tokenizer import train_tokenizer

@@ -21,7 +21,8 @@ from dualspec_jax.export_judges import export_judges
 from dualspec_jax.latents import load_latents
 from dualspec_jax.loop import train
 from dualspec_jax.network_localiser import load_localiser
-from dualspec_jax.tasks import load_mel_vae, make_task
+from dualspec_jax.tasks import make_task
+from dualspec_jax.vae_tasks import load_mel_vae
 from dualspec_jax.wav import read_wav
 
 

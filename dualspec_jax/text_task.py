@@ -1,0 +1,78 @@
+"""Task text_encoder: learn what captions name, and the tokenizer that it reads them with."""
+
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from dualspec_jax import losses, networks
+from dualspec_jax.input_pipeline import make_batches
+from dualspec_jax.models.text_encoder import CaptionHeads
+from dualspec_jax.scene_source import known_labels
+from dualspec_jax.spatial.captions import make_caption
+from dualspec_jax.spatial.sounds import event_wordings, labels
+from dualspec_jax.task import Model, Task, loss_of_metrics, no_frozen, shape_of
+from dualspec_jax.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+
+
+def get_tokenizer(config: ConfigDict, workdir: Path) -> Tokenizer:
+    """Load <workdir>/tokenizer.json; make it first, from captions of all wordings, if it is not there."""
+    path = workdir / "tokenizer.json"
+    if not path.exists():
+        rng = np.random.default_rng(config.seed)
+        texts = [
+            make_caption(event, float(rng.integers(0, 360)), rng)
+            for label in known_labels(config, config.data.data_dir or workdir / "tfds")
+            for event in event_wordings(label)
+        ]
+        workdir.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        train_tokenizer(texts, config.text.vocab_size).backend.save(str(partial))
+        partial.replace(path)
+    return load_tokenizer(path)
+
+
+def text_encoder_model(config: ConfigDict, num_labels: int | None = None) -> Model:
+    """Return the text encoder with its heads, for that many labels (default: those of `sounds.json`)."""
+    encoder = networks.make_text_encoder(config.text, jnp.dtype(config.train.text_encoder.dtype))
+    heads = CaptionHeads(len(labels()) if num_labels is None else num_labels)
+    length = config.text.max_length
+
+    def init(key):
+        ids = jnp.zeros((1, length), jnp.int32)
+        mask = jnp.ones(ids.shape, bool)
+        encoder_params = encoder.init(key, ids, mask)["params"]
+        features = jnp.zeros((1, length, config.text.d_model))
+        return {"encoder": encoder_params, "heads": heads.init(key, features, mask)["params"]}
+
+    def apply(params, token_ids, text_mask):
+        features = encoder.apply({"params": params["encoder"]}, token_ids, text_mask)
+        return heads.apply({"params": params["heads"]}, features, text_mask)
+
+    batch = {
+        "token_ids": shape_of(length, dtype=jnp.int32),
+        "text_mask": shape_of(length, dtype=jnp.bool_),
+        "label": shape_of(dtype=jnp.int32),
+        "azimuth_deg": shape_of(),
+        "has_direction": shape_of(dtype=jnp.bool_),
+    }
+    return Model(init, losses.text_encoder_loss(apply), no_frozen, batch, encoder)
+
+
+def text_encoder_task(config: ConfigDict, workdir: Path) -> Task:
+    """The text encoder on captions drawn from the grammar."""
+    data_dir = config.data.data_dir or workdir / "tfds"
+    model = text_encoder_model(config, len(known_labels(config, data_dir)))
+    tokenizer = get_tokenizer(config, workdir)
+
+    def eval_fn(params, batch, key):
+        loss, metrics = model.loss_fn(params, batch, key)
+        return metrics | {"loss": loss}
+
+    def batches(split, train, seed, shard=(0, 1)):
+        return make_batches(
+            config, "text_encoder", split, seed=seed, data_dir=data_dir, tokenizer=tokenizer, train=train, shard=shard
+        )
+
+    return Task("text_encoder", model.init, model.loss_fn, eval_fn, batches, None, error=loss_of_metrics)
