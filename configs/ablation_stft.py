@@ -1,11 +1,11 @@
 """Ablation: the STFT spectrogram alone, magnitudes of the content included.
 
-The dual model's STFT-VAE keeps the cues and hardly the levels (1.9 nepers off), as its content comes from the Mel branch:
-with it this ablation is silent. So the STFT-VAE here counts levels in full, and has its own latents. All else, the budget
-of steps included, is that of embedded.py, whose parts before the diffusion model are used.
-Command: `python -m dualspec_jax.import_bundle --config configs/ablation_stft.py --workdir W`, link embedded.py's tfds into
-W; `python -m dualspec_jax.train --config configs/ablation_stft.py --workdir W --task stft_vae` (from the imported
-weights), encode, `--task diffusion` in a workdir without the imported denoiser, export and evaluate.
+The dual model's STFT-VAE keeps the cues and hardly the levels (1.9 nepers off), as its content comes from the Mel
+branch: with it this ablation is silent. So the STFT-VAE here counts levels in full, and has its own latents. All else,
+the budget of steps included, is that of embedded.py, whose parts before the diffusion model are used.
+Command: `python -m dualspec_jax.import_bundle --config configs/ablation_stft.py --workdir W`, link embedded.py's tfds
+into W, delete W/diffusion; `python -m dualspec_jax.train --config configs/ablation_stft.py --workdir W --task stft_vae`
+(from the imported weights), encode, `--task diffusion`, export and evaluate.
 Hardware: two CPU cores.
 Expected: azimuth like the dual model's or better, worse content.
 """

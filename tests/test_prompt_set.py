@@ -6,13 +6,14 @@ import pytest
 from dualspec_jax import prompt_set
 from dualspec_jax.prompt_set import AZIMUTHS_DEG, LABELS, PROMPT_SET_VERSION, limit_evenly, make_prompts
 from dualspec_jax.spatial.direction import circular_difference, parse_direction
-from dualspec_jax.spatial.sounds import match_sound
+from dualspec_jax.spatial.sounds import heldout_wordings, match_sound
 
 DIGESTS = {  # a changed prompt set needs a new version, and a line here
     1: {
         "ten": "38539b4c5a209eb1cf5fca2722b4aea78f7ec0f17d91bc24f0f5fd79d70d2aee",
         "full": "41d20bbd6e8dff6ec10913ebf4fcde48bf8d213029f9a988a3b9781482c5725f",
         "quick": "04ac7c38c2d20a00dcd1bdff182c55cb2a2c510258d24a64e9f9a31763b1c9e4",
+        "heldout": "f340006abaedc407f5edf3ad8b2b0c403c0d6f4d0bebf7f52ae133075b82e598",
     }
 }
 
@@ -41,6 +42,16 @@ def test_full_covers_the_circle_for_every_well_populated_sound():
         assert abs(circular_difference(direction.azimuth_deg, prompt.azimuth_deg)) < 1e-6, prompt
         assert direction.style == prompt.style
     assert {p.azimuth_deg for p in prompts if p.style == "clock"} == {15.0 * k for k in range(24)}
+
+
+def test_heldout_has_thirty_new_wordings_of_each_sound_all_around():
+    prompts = make_prompts("words", "heldout")
+    assert collections.Counter(p.label for p in prompts) == dict.fromkeys(LABELS, prompt_set.HELDOUT_WORDINGS)
+    assert len({p.azimuth_deg for p in prompts}) > 200
+    for prompt in prompts:
+        assert any(w.lower() in prompt.text.lower() for w in heldout_wordings(prompt.label)), prompt
+        assert parse_direction(prompt.text).azimuth_deg == prompt.azimuth_deg
+    assert all(parse_direction(p.text) is None for p in make_prompts("numeric", "heldout"))
 
 
 @pytest.mark.parametrize("row", prompt_set.ROWS)

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 
+from dualspec_jax.prompt_set import LABELS
 from dualspec_jax.spatial import sounds
 
 POPULATED = (
@@ -70,6 +71,7 @@ def test_wordings_are_many():
         assert count >= 30, label
         assert label not in POPULATED or count >= 60, label
         assert len(sounds.heldout_wordings(label)) >= (8 if label in POPULATED else 4), label
+    assert all(len(sounds.heldout_wordings(label)) >= 30 for label in LABELS)
 
 
 def test_heldout_wordings_are_not_trained_on():
