@@ -65,3 +65,32 @@ def test_missing_model_or_library_is_told(libraries, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ValueError, match=r"pip install '\.\[clap\]'"):
         ClapJudge(tmp_path / "broken")
+
+
+def test_a_small_clap_model_made_here_is_read_by_transformers(tmp_path):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    from tokenizers import ByteLevelBPETokenizer
+
+    torch.manual_seed(0)
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    words = ByteLevelBPETokenizer()
+    words.train_from_iterator(["a dog barking", "rain on a roof"] * 20, vocab_size=300, special_tokens=special)
+    words.save_model(str(tmp_path))
+    vocabulary = str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt")
+    tokenizer = transformers.RobertaTokenizer(*vocabulary, model_max_length=64)
+    extractor = transformers.ClapFeatureExtractor(truncation="rand_trunc", padding="repeatpad")
+    text = dict(vocab_size=300, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+    audio = dict(patch_embeds_hidden_size=8, depths=[1, 1, 1, 1], num_attention_heads=[1, 1, 1, 1], hidden_size=64)
+    config = transformers.ClapConfig(text_config=text, audio_config=audio, projection_dim=16)
+    transformers.ClapModel(config).save_pretrained(tmp_path)
+    transformers.ClapProcessor(extractor, tokenizer).save_pretrained(tmp_path)
+
+    clap = ClapJudge(tmp_path)
+    waveforms = 0.1 * np.random.default_rng(0).standard_normal((2, 16000, 2)).astype(np.float32)
+    embeddings = clap.embed_audio(waveforms, 16000), clap.embed_text(["a dog barking", "rain"])
+    for embedding in embeddings:
+        assert embedding.shape == (2, 16)
+        np.testing.assert_allclose(np.linalg.norm(embedding, axis=-1), 1.0, rtol=1e-6)
+    assert np.abs(embeddings[1][0] - embeddings[1][1]).max() > 1e-3
+    scores = clap.scores(waveforms, 16000, ["a dog barking", "rain"])
+    assert np.all(np.abs(scores) <= 1.0)
