@@ -137,7 +137,7 @@ def default() -> ConfigDict:
     )
     c.sample = ConfigDict(
         dict(
-            steps=12,
+            steps=10,
             guidance_mel=6.0,
             guidance_stft=3.0,
             eta=0.0,
