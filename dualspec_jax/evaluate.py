@@ -86,8 +86,9 @@ def _check(args: argparse.Namespace) -> tuple[Path | None, Path]:
         args.prompt_set = "quick"
     if args.rows is None:
         args.rows = ROWS if args.wav_dir is None else ()
-    if args.rooms and (args.wav_dir is not None or not set(args.rows) <= {"real", "round_trip"}):
-        raise ValueError(f"rooms: goes with rows real and round_trip, not with {','.join(args.rows) or '--wav-dir'}")
+    others = [*(row for row in args.rows if row not in ("real", "round_trip")), *["--wav-dir"] * bool(args.wav_dir)]
+    if args.rooms and others:
+        raise ValueError(f"rooms: goes with rows real and round_trip, not with {','.join(others)}")
     if args.azimuths is not None and args.wav_dir is None:
         raise ValueError(f"azimuths = {str(args.azimuths)!r}: goes with --wav-dir")
     if args.batch_size < 1:
@@ -195,7 +196,7 @@ def _run(args: argparse.Namespace) -> int:
             if clap is not None:
                 add_clap_scores(clap, store, prompts, systems[row])
             for prompt in sorted(prompts, key=lambda p: p.azimuth_deg not in PICTURE_AZIMUTHS_DEG):
-                if row not in pictures.get(prompt.label, (row,)):
+                if row not in pictures[prompt.label]:
                     pictures[prompt.label][row] = judge.content_mel(read_wav(store.path(prompt))[0])
         if "cascade" in args.rows:
             prompts = limit_evenly(make_prompts("numeric", args.prompt_set), args.limit)

@@ -186,7 +186,7 @@ def test_a_folder_of_files_is_measured_and_mono_is_refused(place, tmp_path, caps
         (["--azimuths", "{p}/x.csv"], "goes with --wav-dir"),
         (["--clap", "{p}/nowhere"], "give the folder of a CLAP model"),
         (["--out", "{p}/head.npz"], "cannot be made"),
-        (["--rooms", "--rows", "real,words"], "goes with rows real and round_trip, not with real,words"),
+        (["--rooms", "--rows", "real,words"], "goes with rows real and round_trip, not with words"),
         (["--limit", "0"], "must be at least 1"),
         (["--batch-size", "0"], "must be at least 1"),
         (["--seed", "-1"], "must be in [0, 2^31]"),

@@ -92,6 +92,14 @@ def test_encoding_in_other_batches_gives_the_same_latents(config, workdir):
     np.testing.assert_allclose(np.load(folder / "latents-00000.npy"), before, atol=2e-2)  # float16 of float32 sums
 
 
+@pytest.mark.parametrize("name", ["mel_vae", "text_encoder", "localiser", "diffusion"])
+def test_a_task_reads_the_rows_of_its_host(config, workdir, name):
+    task = make_task(config, name, workdir)
+    whole, *parts = (next(iter(task.make_batches("train", True, 0, shard))) for shard in ((0, 1), (0, 2), (1, 2)))
+    for field, value in whole.items():
+        np.testing.assert_array_equal(np.concatenate([part[field] for part in parts]), value)
+
+
 def test_latents_in_shards_made_by_two_hosts_are_the_same(config, workdir, monkeypatch):
     folder = workdir / "latents" / "train"
     whole, meta = np.load(folder / "latents-00000.npy"), json.loads((folder / "meta.json").read_text())
