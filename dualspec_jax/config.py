@@ -5,6 +5,7 @@ import math
 from ml_collections import ConfigDict
 
 TASKS = ("mel_vae", "mel_decoder", "stft_vae", "text_encoder", "classifier", "localiser", "diffusion")
+MAX_SPACING = 4.0  # of the sampler's steps
 SOLVERS = ("ddim", "dpmpp_2m", "unipc")
 VOCODERS = ("griffin_lim_stft", "griffin_lim")  # the first is the default
 
@@ -36,6 +37,7 @@ def default() -> ConfigDict:
             latents_dir="",  # folder of cached latents (`dualspec_jax.encode`); "" means <workdir>/latents
             crop_frames=128,  # frames of a random crop in VAE training
             label_balance=0.5,  # weight of a label is count ** (1 - label_balance); 1 = all equal, < 0 favours large
+            label_cap=0,  # scenes beyond which a label's weight grows no more; 0 = no limit
             num_threads=4,  # reader threads of Grain
             prefetch=8,  # elements read ahead
         )
@@ -148,6 +150,7 @@ def default() -> ConfigDict:
     c.sampler = ConfigDict(
         dict(
             solver="unipc",  # one of SOLVERS
+            spacing=1.5,  # of the steps: 1 is even, above it more of them are at high noise
             guidance_interval=(0.0, 1.0),  # noise levels t / num_steps that are guided; 1 is pure noise
             guidance_rescale=0.7,  # of the standard deviation, see diffusion.guidance
         )
@@ -233,6 +236,8 @@ def validate(config: ConfigDict) -> None:
         a.n_frames,
         f"n_samples // hop_length = {a.n_samples // a.hop_length}",
     )
+    cap = config.data.get("label_cap", 0)  # bundles from before it have none
+    need(cap >= 0, "data.label_cap", cap, "at least 0")
     need(a.n_bins == a.n_fft // 2, "audio.n_bins", a.n_bins, f"n_fft // 2 = {a.n_fft // 2} (Nyquist is dropped)")
     need(0 <= a.fmin < a.fmax <= a.sample_rate / 2, "audio.fmax", a.fmax, "fmin < fmax <= sample_rate / 2")
     grids = {}
@@ -294,6 +299,8 @@ def validate(config: ConfigDict) -> None:
     need(m.data is None or m.data >= 1, "mesh.data", m.data, "None or at least 1")
     need(config.sampler.solver in SOLVERS, "sampler.solver", config.sampler.solver, f"one of {', '.join(SOLVERS)}")
     need(s.eta == 0 or config.sampler.solver == "ddim", "sample.eta", s.eta, f"0 for solver {config.sampler.solver}")
+    spacing = config.sampler.spacing
+    need(1 <= spacing <= MAX_SPACING, "sampler.spacing", spacing, f"in [1, {MAX_SPACING:g}]")
     rescale = config.sampler.guidance_rescale
     need(0 <= rescale <= 1, "sampler.guidance_rescale", rescale, "in [0, 1]")
     low, high = config.sampler.guidance_interval

@@ -39,8 +39,12 @@ class Elements:
 
 def _scene_elements(config, fields, *, split, seed, dataset, data_dir, train, make) -> Elements:
     source = SceneSource(data_dir, dataset, split, fields)
-    order = balanced_order(source.label_index, config.data.label_balance, seed) if train else np.arange(len(source))
+    order = _train_order(config, source.label_index, seed) if train else np.arange(len(source))
     return Elements(order, functools.partial(make, source))
+
+
+def _train_order(config, label_index, seed) -> np.ndarray:
+    return balanced_order(label_index, config.data.label_balance, seed, config.data.label_cap)
 
 
 def _crop_elements(config, *, task, split, seed, dataset, data_dir, train, **_) -> Elements:
@@ -114,7 +118,7 @@ def _rendered_elements(config, *, task, split, seed, tokenizer, train, encode, *
     heads = HrirBank(default_hrtf(config.feeding.head or None, audio.sample_rate), audio.n_fft, audio.n_bins)
     render = make_bank_renderer(heads, audio)
     field = _field_of(task)
-    order = balanced_order(bank.label_index, config.data.label_balance, seed) if train else np.arange(len(bank))
+    order = _train_order(config, bank.label_index, seed) if train else np.arange(len(bank))
 
     def make(index, rng):
         rng = rng if train else np.random.default_rng([seed, index])  # validation: the same scene in every pass
@@ -200,8 +204,7 @@ def _latent_elements(config, *, seed, tokenizer, latents_dir, train, **_) -> Ele
         sources = [(names[label], azimuth) for label, azimuth in cache.sources(index)]
         return {"latent": latent} | _caption_tokens(config, tokenizer, sources, rng)
 
-    balance = config.data.label_balance
-    return Elements(balanced_order(cache.label_index, balance, seed) if train else np.arange(n), make)
+    return Elements(_train_order(config, cache.label_index, seed) if train else np.arange(n), make)
 
 
 def _caption_tokens(config, tokenizer, sources: list[tuple[str, float]], rng) -> dict[str, np.ndarray]:

@@ -63,6 +63,7 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("--batch-size", type=int, default=8, help="clips made and measured at once (default 8)")
     p.add_argument("--steps", type=int, help="sampler steps (default: the bundle's)")
     p.add_argument("--solver", choices=SOLVERS, help="of the sampler (default: the bundle's)")
+    p.add_argument("--spacing", type=float, help="of the sampler's steps, 1 to 4 (default: the bundle's)")
     p.add_argument("--guidance", type=parse_guidance, metavar="MEL[,STFT]", help="guidance scales; 1 is none")
     p.add_argument("--vocoder", choices=VOCODERS, default=VOCODERS[0], help="default %(default)s")
     p.add_argument("--text-only", action="store_true", help="do not read the words as a number beside the text encoder")
@@ -185,6 +186,7 @@ def _run(args: argparse.Namespace) -> int:
             guidance_stft=guidance[1],
             vocoder=args.vocoder,
             solver=args.solver,
+            spacing=args.spacing,
             batch_size=args.batch_size,
         )
         store = ClipStore(args.out / "wav", generator, args.seed, args.prompt_set, args.text_only)

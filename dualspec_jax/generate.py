@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from dualspec_jax import networks
 from dualspec_jax.bundle import Bundle
-from dualspec_jax.config import SOLVERS, VOCODERS
+from dualspec_jax.config import MAX_SPACING, SOLVERS, VOCODERS
 from dualspec_jax.diffusion.guidance import guide
 from dualspec_jax.diffusion.schedule import make_alpha_bar
 from dualspec_jax.diffusion.solvers import Rows, advance, solver_rows, start_carry, trailing_timesteps
@@ -25,7 +25,8 @@ from dualspec_jax.sharding import make_mesh, replicated, split_batch
 from dualspec_jax.single_branch import branch_of, make_single_synthesis
 
 SETTINGS = (
-    "steps", "solver", "guidance_mel", "guidance_stft", "guidance_interval", "guidance_rescale", "eta", "vocoder"
+    "steps", "solver", "spacing", "guidance_mel", "guidance_stft", "guidance_interval", "guidance_rescale", "eta",
+    "vocoder",
 )  # fmt: skip
 
 
@@ -84,6 +85,7 @@ class Generator:
     Args:
       steps: evaluations of the denoiser, each of three batches together: words and azimuth, words alone, neither.
       solver: one of config.SOLVERS.
+      spacing: of the steps over the noise levels, see `solvers.trailing_timesteps`.
       guidance_mel, guidance_stft: scales of the two branches; 1 is no guidance.
       guidance_interval: noise levels that are guided, from 0 (clean) to 1 (pure noise); elsewhere a step costs less.
       guidance_rescale: 0 to 1, see `diffusion.guidance.guide`.
@@ -104,6 +106,7 @@ class Generator:
         *,
         steps: int | None = None,
         solver: str | None = None,
+        spacing: float | None = None,
         guidance_mel: float | None = None,
         guidance_stft: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
@@ -116,6 +119,7 @@ class Generator:
         self.bundle, self.batch_size = bundle, batch_size
         self.steps, self.eta = s.steps, s.eta
         self.solver, self.guidance_interval = bundle.config.sampler.solver, bundle.config.sampler.guidance_interval
+        self.spacing = bundle.config.sampler.spacing
         self.guidance_rescale = bundle.config.sampler.guidance_rescale
         self.guidance_mel, self.guidance_stft = s.guidance_mel, s.guidance_stft
         self.vocoder = VOCODERS[0]
@@ -126,6 +130,7 @@ class Generator:
         self._set(
             steps=steps,
             solver=solver,
+            spacing=spacing,
             guidance_mel=guidance_mel,
             guidance_stft=guidance_stft,
             guidance_interval=guidance_interval,
@@ -163,6 +168,7 @@ class Generator:
         d = self.bundle.config.diffusion
         for field, value, low, high in (
             ("steps", self.steps, 1, d.num_steps),
+            ("spacing", self.spacing, 1.0, MAX_SPACING),
             ("guidance_mel", self.guidance_mel, 0.0, 100.0),
             ("guidance_stft", self.guidance_stft, 0.0, 100.0),
             ("guidance_rescale", self.guidance_rescale, 0.0, 1.0),
@@ -178,7 +184,8 @@ class Generator:
         if not 0.0 <= low <= high <= 1.0:
             raise ValueError(f"guidance_interval = ({low}, {high}): must rise and lie in [0, 1]")
         alpha_bar = make_alpha_bar(d.schedule, d.num_steps)
-        self._rows = solver_rows(alpha_bar, trailing_timesteps(d.num_steps, self.steps), self.solver, self.eta)
+        timesteps = trailing_timesteps(d.num_steps, self.steps, self.spacing)
+        self._rows = solver_rows(alpha_bar, timesteps, self.solver, self.eta)
 
     def compile(self) -> None:
         """Compile now (or load from the compile cache) rather than at the first clip."""

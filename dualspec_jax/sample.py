@@ -50,6 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
     a = p.add_argument_group("how to make it").add_argument
     a("--steps", type=int, help="evaluations of the denoiser (default: the bundle's)")
     a("--solver", choices=SOLVERS, help="default: the bundle's")
+    a("--spacing", type=float, help="of the steps, 1 to 4: above 1, more at high noise (default: the bundle's)")
     a("--guidance", type=parse_guidance, metavar="MEL[,STFT]", help="scales, 1 is none (default: the bundle's)")
     a("--guidance-interval", type=parse_interval, metavar="LOW,HIGH", help="noise levels that are guided (default 0,1)")
     a("--eta", type=float, help="sampling noise of solver ddim, 0 to 1 (default: the bundle's, 0)")
@@ -212,6 +213,7 @@ class Run:
             normalise=args.normalise,
             batch_size=args.batch_size,
             solver=args.solver,
+            spacing=args.spacing,
             guidance_interval=args.guidance_interval,
             eta=args.eta,
             vocoder=args.vocoder,

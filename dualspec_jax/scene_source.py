@@ -117,18 +117,18 @@ def dataset_labels(config: ConfigDict, data_dir=None) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def balanced_order(label_index: np.ndarray, balance: float, seed: int) -> np.ndarray:
-    """Repeat indices so that a label's share is count ** (1 - balance); every index comes at least once.
+def balanced_order(label_index: np.ndarray, balance: float, seed: int, cap: int = 0) -> np.ndarray:
+    """Repeat indices so that a label's share is min(count, cap) ** (1 - balance); every index comes at least once.
 
-    An index of a label with `count` members is due (reference / count) ** balance times, where the reference is the
-    largest count, or the smallest where balance < 0; the fraction left over is given to randomly chosen members.
+    The shortest such list; what a label is due beyond whole repeats is given to randomly chosen members.
+
+    Args:
+      cap: scenes beyond which a label's share grows no more; 0 = none.
     """
     rng = np.random.default_rng(seed)
-    parts = []
     counts = np.bincount(label_index)
-    reference = counts.max() if balance >= 0 else counts[counts > 0].min()
-    for label in np.flatnonzero(counts):
-        members = rng.permutation(np.flatnonzero(label_index == label))
-        wanted = round(len(members) * (reference / len(members)) ** balance)
-        parts.append(np.resize(members, max(wanted, len(members))))
-    return np.concatenate(parts)
+    labels = np.flatnonzero(counts)
+    weights = np.minimum(counts, cap or counts.max())[labels] ** (1.0 - balance)
+    wanted = np.round(weights * np.max(counts[labels] / weights)).astype(int)
+    members = (rng.permutation(np.flatnonzero(label_index == label)) for label in labels)
+    return np.concatenate([np.resize(m, max(n, len(m))) for m, n in zip(members, wanted, strict=True)])

@@ -28,6 +28,8 @@ BROKEN = [
     ("sample.steps", 1001, "diffusion.num_steps = 1000"),
     ("sample.eta", -0.1, "in [0, 1]"),
     ("sampler.solver", "euler", "one of ddim, dpmpp_2m, unipc"),
+    ("sampler.spacing", 0.5, "in [1, 4]"),
+    ("data.label_cap", -1, "at least 0"),
     ("sampler.guidance_interval", (0.9, 0.1), "rising and in [0, 1]"),
     ("train.mel_vae.batch_size", 0, "at least 1"),
     ("train.diffusion.steps", 0, "at least 1"),

@@ -218,12 +218,13 @@ def test_bad_arguments_are_named(config, batches, tmp_path):
         batches("diffusion", latents_dir=tmp_path)
 
 
-@pytest.mark.parametrize("balance", [-0.5, 0.0, 0.5, 1.0])
-def test_balance_sets_the_share_of_labels(balance):
+@pytest.mark.parametrize("cap", [0, 20, 200])
+@pytest.mark.parametrize("balance", [-1.5, -0.5, 0.0, 0.5, 1.0])
+def test_balance_sets_the_share_of_labels(balance, cap):
     label_index = np.repeat([0, 1, 3], [100, 25, 4])
-    order = balanced_order(label_index, balance, seed=0)
+    order = balanced_order(label_index, balance, seed=0, cap=cap)
     count = np.bincount(label_index[order])[[0, 1, 3]]
-    expected = np.array([100.0, 25.0, 4.0]) ** (1 - balance)
+    expected = np.minimum([100.0, 25.0, 4.0], cap or np.inf) ** (1 - balance)
     np.testing.assert_allclose(count / count.sum(), expected / expected.sum(), rtol=0.02)
     assert set(order) == set(range(129))  # every scene comes
     for label in (0, 1, 3):

@@ -43,6 +43,7 @@ def test_lists_are_in_order_and_each_clip_is_that_of_its_own_seed(pipe):
         {"guidance_scale": 1.0},
         {"guidance_scale": (3.0, 7.0)},
         {"solver": "dpmpp_2m"},
+        {"spacing": 3.0},
         {"eta": 1.0},
         {"vocoder": "griffin_lim"},
         {"azimuth_deg": 61.0},

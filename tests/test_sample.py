@@ -177,13 +177,13 @@ def test_interrupt_leaves_whole_clips_and_no_manifest(run, tmp_path, monkeypatch
 
 def test_options_reach_the_record(run, tmp_path):
     args = ["--steps", "2", "--guidance", "3,2", "--eta", "0.5", "--azimuth", "62.5", "--negative-prompt", "rain"]
-    args += ["--duration", "0.5", "--normalise", "-40", "--format", "wav_float", "--best-of", "2"]
+    args += ["--duration", "0.5", "--normalise", "-40", "--format", "wav_float", "--best-of", "2", "--spacing", "2.5"]
     status, _, err = run("--prompt", "a dog barking", *args, "--vocoder", "griffin_lim", "--out", "a.wav")
     assert status == 0, err
     record = json.loads((tmp_path / "a.json").read_text())
     assert (record["steps"], record["guidance_mel"], record["guidance_stft"], record["eta"]) == (2, 3.0, 2.0, 0.5)
     assert (record["azimuth_deg"], record["negative_prompt"]) == (62.5, "rain")
-    assert (record["vocoder"], record["solver"]) == ("griffin_lim", "ddim")
+    assert (record["vocoder"], record["solver"], record["spacing"]) == ("griffin_lim", "ddim", 2.5)
     assert (record["duration_s"], record["normalise_lufs"], record["best_of"]) == (0.5, -40.0, 2)
     info = soundfile.info(tmp_path / "a.wav")
     assert (info.subtype, info.frames) == ("FLOAT", 8000)

@@ -34,12 +34,17 @@ class Rows(NamedTuple):
     fresh: Float[np.ndarray, "S"]
 
 
-def trailing_timesteps(num_train_steps: int, steps: int) -> np.ndarray:
-    """Return `steps` integers from num_train_steps - 1 down, evenly spaced ("trailing" spacing).
+def trailing_timesteps(num_train_steps: int, steps: int, spacing: float = 1.0) -> np.ndarray:
+    """Return `steps` different integers, falling from num_train_steps - 1: num_train_steps * (1 - u ** spacing) - 1.
 
-    Source: Lin et al. 2024 (arXiv:2305.08891), section 3.3: sampling starts at the noisiest step.
+    u goes evenly from 0 to just below 1. Spacing 1 is even ("trailing"); above it, more steps lie at high noise, where
+    the sound's outline is settled: docs/training.md has what that is worth.
+
+    Source: Lin et al. 2024 (arXiv:2305.08891), section 3.3: sampling starts at the noisiest step. The power is ours.
     """
-    return np.round(np.arange(num_train_steps, 0, -num_train_steps / steps))[:steps].astype(np.int32) - 1
+    places = np.arange(steps)
+    t = np.round(num_train_steps * (1.0 - (places / steps) ** spacing)).astype(np.int32) - 1
+    return np.minimum.accumulate(t + places.astype(np.int32)) - places.astype(np.int32)
 
 
 def solver_rows(alpha_bar, timesteps, solver: str = "ddim", eta: float = 0.0, end: float = 1.0) -> Rows:

@@ -37,6 +37,9 @@ def test_timesteps_start_at_the_noisiest_and_fall(steps):
     assert len(t) == steps and t[0] == 999 and np.all(np.diff(t) < 0) and t[-1] >= 0
     gaps = -np.diff(np.append(t, -1))
     assert gaps.max() - gaps.min() <= 1
+    warped = trailing_timesteps(1000, steps, 2.0)
+    assert len(warped) == steps and warped[0] == 999 and np.all(np.diff(warped) < 0) and warped[-1] >= 0
+    assert np.all(warped >= t) and (steps in (1, 1000) or warped[1] > t[1])
 
 
 def test_without_noise_a_gaussian_is_mapped_in_closed_form():
