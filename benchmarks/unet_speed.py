@@ -167,7 +167,7 @@ def flops_of(config: ConfigDict, batch: int) -> dict[str, float]:
     """Return the FLOPs of a train step and of a guided step, nothing computed twice."""
     unet = networks.make_unet(config.unet)
     shapes = jax.eval_shape(lambda: inputs_as_arrays(config, batch))
-    params = jax.eval_shape(lambda k: unet.init(k, *shapes)["params"], jax.random.key(0))
+    params = jax.eval_shape(lambda k, s: unet.init(k, *s)["params"], jax.random.key(0), shapes)
     apply = lambda p, *a: unet.apply({"params": p}, *a)
     forward = float(jax.jit(apply).lower(params, *shapes).cost_analysis()["flops"])
     loss = lambda p, *a: jnp.sum(apply(p, *a))
@@ -201,7 +201,8 @@ def main(argv: list[str]) -> None:
         lambda k: networks.make_unet(config.unet).init(k, *inputs_as_arrays(config, 1))["params"], jax.random.key(0)
     )
     tensors = {name: value.numpy() for name, value in reference.state_dict().items()}
-    params = pretrained.convert(config, "diffusion", abstract, dict(reference.config), tensors)
+    source = json.loads(json.dumps(dict(reference.config)))  # lists, as in a config.json
+    params = pretrained.convert(config, "diffusion", abstract, source, tensors)
     variants = {}
     for dtype in ("float32", "bfloat16"):
         variants[f"jax {dtype}"] = jax_variant(config, params, data, dtype, scale)

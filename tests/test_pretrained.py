@@ -4,7 +4,11 @@ Needs the extra `parity` (torch, diffusers, transformers); the tests that need n
 """
 
 import json
+import os
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +24,7 @@ from dualspec_jax.diffusion.schedule import make_alpha_bar
 from dualspec_jax.diffusion.solvers import sample_latent, trailing_timesteps
 from dualspec_jax.tasks import make_model
 
+ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 1e-3  # max abs error that is allowed; the measured ones are in README.md
 
 
@@ -132,6 +137,24 @@ def test_every_weight_of_a_widened_unet_has_a_gradient(config, tmp_path):
     inputs = unet_inputs(config, 2 * have)
     gradient = jax.grad(lambda p: jnp.sum((apply_unet(config, p, *inputs) - 1.0) ** 2))(params)
     assert np.abs(gradient["conv_in"]["kernel"]).min() > 0 and np.abs(gradient["conv_out"]["kernel"]).min() > 0
+
+
+def test_speed_is_compared_on_equal_weights(tmp_path):
+    need("diffusers", "UNet2DConditionModel")
+    experiment, out = tmp_path / "tiny_experiment.py", tmp_path / "speed.json"
+    experiment.write_text("from tiny import tiny_config as get_config\n")
+    script = ROOT / "benchmarks" / "unet_speed.py"
+    command = [sys.executable, script, f"--config={experiment}", "--batch=2", "--repeats=1", f"--out={out}"]
+    paths = os.pathsep.join(map(str, (ROOT, ROOT / "tests" / "helpers")))
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())
+    assert found["max_abs_difference"] < LIMIT
+    names = {f"{library} {dtype}" for library in ("jax", "torch") for dtype in ("float32", "bfloat16")}
+    assert {kind: set(times) for kind, times in found["times"].items()} == {"train": names, "guided": names}
+    for times in found["times"].values():
+        for row in times.values():
+            assert row["speedup"] == pytest.approx(times["torch float32"]["median"] / row["median"])
 
 
 def test_vae_is_that_of_diffusers_with_equal_ears(config, tmp_path):
