@@ -45,6 +45,18 @@ class Latents:
             self._open[shard] = np.load(self._paths[shard], mmap_mode="r")
         return self._open[shard][index - self._starts[shard]].astype(np.float32)
 
+    def write_subset(self, folder: Path, rows: np.ndarray) -> None:
+        """Write some scenes, in this order, as one shard of a folder that exists; meta.json is the caller's."""
+        shape = (len(rows), *self.latent(0).shape)
+        target = np.lib.format.open_memmap(folder / "latents.npy", mode="w+", dtype=np.float16, shape=shape)
+        for place, row in enumerate(rows):
+            target[place] = self.latent(row)
+        target.flush()
+        np.save(folder / "azimuth_deg.npy", self.azimuth_deg[rows])
+        np.save(folder / "label_index.npy", self.label_index[rows])
+        if self._more is not None:
+            np.save(folder / "more_sources.npy", self._more[rows])
+
     def sources(self, index: int) -> list[tuple[int, float]]:
         """Return (label index, azimuth) of every source of a scene, the first one first."""
         found = [(int(self.label_index[index]), float(self.azimuth_deg[index]))]

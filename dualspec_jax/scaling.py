@@ -22,6 +22,7 @@ from ml_collections import ConfigDict, config_flags
 
 from dualspec_jax.command_line import run
 from dualspec_jax.config import validate
+from dualspec_jax.latents import load_latents
 
 AXES = ("parameters", "fraction", "examples_seen")
 
@@ -94,10 +95,10 @@ def prepare(source: Path, folder: Path, fraction: float) -> Path:
     shutil.rmtree(partial, ignore_errors=True)
     (partial / "train").mkdir(parents=True)
     (partial / "valid").symlink_to((source / "valid").absolute())
-    label = np.load(source / "train" / "label_index.npy")
-    kept = np.sort(np.random.default_rng(0).permutation(len(label))[: max(1, round(fraction * len(label)))])
-    for name in ("latents", "azimuth_deg", "label_index"):
-        np.save(partial / "train" / f"{name}.npy", np.load(source / "train" / f"{name}.npy", mmap_mode="r")[kept])
+    latents = load_latents(source / "train")
+    count = len(latents)
+    kept = np.sort(np.random.default_rng(0).permutation(count)[: max(1, round(fraction * count))])
+    latents.write_subset(partial / "train", kept)
     shutil.copyfile(source / "train" / "meta.json", partial / "train" / "meta.json")
     partial.rename(target)
     return target
@@ -203,13 +204,12 @@ def measure(grid: ConfigDict, one: Run, folder: Path, latents: Path) -> dict[str
         return None
     config = load_experiment(grid, one.overrides)
     _, _, (state, *_) = abstract_step(config, grid.task)
-    count = len(np.load(latents / "train" / "label_index.npy", mmap_mode="r"))
     return {
         "name": one.name,
         "size": one.size,
         "parameters": count_parameters(state.params),
         "fraction": one.fraction,
-        "scenes": count,
+        "scenes": len(load_latents(latents / "train")),
         "steps": one.steps,
         "examples_seen": one.steps * config.train[grid.task].batch_size,
         "loss": loss,

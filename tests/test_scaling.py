@@ -8,6 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from dualspec_jax import scaling
+from dualspec_jax.latents import load_latents
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "configs" / "scaling").glob("*.py"))
@@ -84,22 +85,49 @@ def test_picture_is_written(tmp_path):
     assert (tmp_path / "scaling.png").stat().st_size > 5000
 
 
-def test_fraction_of_the_latents_is_a_fixed_subset(tmp_path):
-    for split, n in (("train", 40), ("valid", 4)):
-        (tmp_path / "latents" / split).mkdir(parents=True)
-        np.save(tmp_path / "latents" / split / "latents.npy", np.arange(n, dtype=np.float16).reshape(n, 1))
-        np.save(tmp_path / "latents" / split / "azimuth_deg.npy", np.arange(n, dtype=np.float32))
-        np.save(tmp_path / "latents" / split / "label_index.npy", np.arange(n, dtype=np.int32))
-        (tmp_path / "latents" / split / "meta.json").write_text(json.dumps({"labels": []}))
+def write_latents(folder, shards, more=False):
+    """Write scenes 0, 1, ... as `dualspec_jax.encode` does, one file of each kind a shard."""
+    folder.mkdir(parents=True)
+    first = 0
+    for shard, count in enumerate(shards):
+        scenes = np.arange(first, first + count)
+        first += count
+        np.save(folder / f"latents-{shard:05d}.npy", np.float16(scenes).reshape(count, 1, 1, 1))
+        np.save(folder / f"azimuth_deg-{shard:05d}.npy", np.float32(scenes))
+        np.save(folder / f"label_index-{shard:05d}.npy", np.int32(scenes))
+        if more:
+            np.save(folder / f"more_sources-{shard:05d}.npy", np.float32(np.tile(scenes[:, None, None], (1, 2, 2))))
+    (folder / "meta.json").write_text(json.dumps({"labels": []}))
+
+
+@pytest.mark.parametrize("more", [False, True])
+def test_fraction_of_the_latents_is_a_fixed_subset(tmp_path, more):
     source = tmp_path / "latents"
+    write_latents(source / "train", (16, 16, 8), more)
+    write_latents(source / "valid", (4,), more)
     assert scaling.prepare(source, tmp_path, 1.0) == source
-    quarter, half = (np.load(scaling.prepare(source, tmp_path, f) / "train" / "latents.npy") for f in (0.25, 0.5))
-    assert len(quarter) == 10 and len(half) == 20 and set(quarter.ravel()) < set(half.ravel())
-    label = np.load(tmp_path / "latents_f0.25" / "train" / "label_index.npy")
-    np.testing.assert_array_equal(label, quarter.ravel().astype(int))
-    assert (tmp_path / "latents_f0.25" / "valid" / "meta.json").is_file()
+    quarter, half = (load_latents(scaling.prepare(source, tmp_path, f) / "train") for f in (0.25, 0.5))
+    assert len(quarter) == 10 and len(half) == 20 and set(quarter.label_index) < set(half.label_index)
+    for row, scene in enumerate(half.label_index):
+        assert half.latent(row).item() == scene
+        assert half.sources(row) == [(scene, float(scene))] * (3 if more else 1)
+    assert len(load_latents(tmp_path / "latents_f0.25" / "valid")) == 4
     with pytest.raises(ValueError, match="no cached latents"):
         scaling.prepare(tmp_path / "none", tmp_path, 0.5)
+
+
+def test_line_of_a_finished_run_counts_its_scenes(tmp_path):
+    grid = load(ROOT / "configs" / "scaling" / "cpu.py").get_config()
+    one = scaling.expand(grid)[0]
+    write_latents(tmp_path / "latents" / "train", (5, 3))
+    folder = tmp_path / "run"
+    (folder / "diffusion").mkdir(parents=True)
+    assert scaling.measure(grid, one, folder, tmp_path / "latents") is None
+    line = {"step": one.steps, "valid/loss": 0.5}
+    (folder / "diffusion" / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    found = scaling.measure(grid, one, folder, tmp_path / "latents")
+    assert (found["scenes"], found["loss"], found["examples_seen"]) == (8, 0.5, one.steps * grid.fixed.batch_size)
+    assert found["parameters"] > 1e5
 
 
 def test_command_trains_one_point(tmp_path):
