@@ -29,6 +29,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from dualspec_jax import compile_cache  # noqa: E402 - after the path is set
 from dualspec_jax import config as config_lib  # noqa: E402 - after the path is set
 from dualspec_jax.ops.coding import decode_stft_features, encode_stft_features  # noqa: E402
 from dualspec_jax.ops.mel import mel_filterbank  # noqa: E402
@@ -237,13 +238,14 @@ def measure_pipeline(rows: list, config_file: str, workdir: Path, steps: int) ->
     batch = next(batches)
     wall, cpu = clock(lambda: next(batches), 1.0)
     tx, _ = make_optimizer(config.train.diffusion)
-    state = jax.jit(lambda key: init_state(task.init, tx, key))(jax.random.key(0))
+    state, key = jax.jit(lambda key: init_state(task.init, tx, key))(jax.random.key(0)), jax.random.key(1)
+    frozen = jax.device_put(task.frozen)
     step = jax.jit(make_train_step(task.loss_fn, tx, config.train.diffusion.ema_decay), donate_argnums=0)
-    state, metrics = step(state, batch, jax.random.key(1))
+    state, metrics = step(state, batch, key, *frozen)
     jax.block_until_ready(metrics)
     started = time.perf_counter()
     for _ in range(steps):
-        state, metrics = step(state, batch, jax.random.key(1))
+        state, metrics = step(state, batch, key, *frozen)
     jax.block_until_ready(metrics)
     alone = (time.perf_counter() - started) / steps
     started, waited = time.perf_counter(), 0.0
@@ -251,7 +253,7 @@ def measure_pipeline(rows: list, config_file: str, workdir: Path, steps: int) ->
         asked = time.perf_counter()
         batch = next(batches)
         waited += time.perf_counter() - asked
-        state, metrics = step(state, batch, jax.random.key(1))
+        state, metrics = step(state, batch, key, *frozen)
         jax.block_until_ready(metrics)
     together = (time.perf_counter() - started) / steps
     rows.append(
@@ -277,6 +279,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10, help="train steps that are timed")
     parser.add_argument("--out", type=Path, help="JSON file for the rows")
     args = parser.parse_args()
+    compile_cache.enable()
     rows: list[dict] = []
     for part in args.parts.split(","):
         if part == "memory":

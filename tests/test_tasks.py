@@ -1,5 +1,6 @@
 """The whole path on synthetic clips and a tiny model: data set, five trainings, latents, bundle, sound."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from dualspec_jax.network_localiser import load_localiser
 from dualspec_jax.tasks import make_task
 from dualspec_jax.vae_tasks import load_mel_vae
 from dualspec_jax.wav import read_wav
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +101,22 @@ def test_a_task_reads_the_rows_of_its_host(config, workdir, name):
     whole, *parts = (next(iter(task.make_batches("train", True, 0, shard))) for shard in ((0, 1), (0, 2), (1, 2)))
     for field, value in whole.items():
         np.testing.assert_array_equal(np.concatenate([part[field] for part in parts]), value)
+
+
+def test_pipeline_is_timed_against_the_train_step(config, workdir, tmp_path):
+    experiment = tmp_path / "experiment.py"
+    experiment.write_text(
+        "from ml_collections import ConfigDict\n\n"
+        f"def get_config():\n    return ConfigDict({config.to_dict()!r}, convert_dict=True)\n"
+    )
+    spec = importlib.util.spec_from_file_location("data_speed", ROOT / "benchmarks" / "data_speed.py")
+    data_speed = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(data_speed)
+    rows = []
+    data_speed.measure_pipeline(rows, str(experiment), workdir, 2)
+    (row,) = rows
+    assert 0 < row["data_wait_share"] < 1 and row["step_with_data_s"] > 0
+    assert row["ratio"] == pytest.approx(row["batches_per_s"] / row["steps_per_s"])
 
 
 def test_latents_in_shards_made_by_two_hosts_are_the_same(config, workdir, monkeypatch):
