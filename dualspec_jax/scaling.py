@@ -25,6 +25,7 @@ from dualspec_jax.config import validate
 from dualspec_jax.latents import load_latents
 
 AXES = ("parameters", "fraction", "examples_seen")
+SMALLEST = 1e-6  # irreducible loss that a fit may give
 
 
 class Run(NamedTuple):
@@ -132,7 +133,8 @@ def fit(results: list[dict[str, Any]]) -> dict[str, Any]:
     Each axis is divided by its smallest value, so that A is what it costs to be there. Huber loss on the logarithm, the
     best of several starts, as Hoffmann et al. 2022 (arXiv:2203.15556, appendix D.3).
 
-    Returns: `irreducible`, `terms`: {axis: {"scale", "exponent", "unit"}}, `residual` (rms of the logarithm), `runs`.
+    Returns: `irreducible`; `irreducible_resolved`, false where it lies at the fit's lower bound: the runs bend too little
+    to tell it; `terms`: {axis: {"scale", "exponent", "unit"}}, `residual` (rms of the logarithm), `runs`.
 
     Raises:
       ValueError: fewer runs than the law has numbers, nothing varies, or an axis has only two values, which cannot tell
@@ -151,7 +153,7 @@ def fit(results: list[dict[str, Any]]) -> dict[str, Any]:
     unit = {name: min(r[name] for r in results) for name in axes}
     x = np.array([[r[name] / unit[name] for name in axes] for r in results])
     residuals = lambda p: np.log(law(p, x)) - np.log(loss)
-    bounds = ([np.log(1e-6), *([-12.0, 0.0] * len(axes))], [np.log(loss.min()), *([5.0, 5.0] * len(axes))])
+    bounds = ([np.log(SMALLEST), *([-12.0, 0.0] * len(axes))], [np.log(loss.min()), *([5.0, 5.0] * len(axes))])
     best = None
     for level, exponent in itertools.product((0.1, 0.5, 0.9), (0.1, 0.3, 1.0)):
         height = max(np.log(loss.mean() * (1 - level) / len(axes)), -11.0)
@@ -165,7 +167,8 @@ def fit(results: list[dict[str, Any]]) -> dict[str, Any]:
         for i, name in enumerate(axes)
     }
     rms = float(np.sqrt(np.mean(residuals(p) ** 2)))
-    return {"irreducible": float(np.exp(p[0])), "terms": terms, "residual": rms, "runs": len(results)}
+    found = {"irreducible": float(np.exp(p[0])), "irreducible_resolved": bool(np.exp(p[0]) > 10 * SMALLEST)}
+    return found | {"terms": terms, "residual": rms, "runs": len(results)}
 
 
 def predict(fitted: dict[str, Any], point: dict[str, float]) -> float:
@@ -177,6 +180,7 @@ def predict(fitted: dict[str, Any], point: dict[str, float]) -> float:
 def draw(results: list[dict[str, Any]], fitted: dict[str, Any], path: Path) -> None:
     """Save a PNG: for each axis that varies, the runs, and the law along the axis through each of them."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     figure = Figure(figsize=(4.5 * len(fitted["terms"]), 3.5), layout="constrained")
     for ax, axis in zip(figure.subplots(1, len(fitted["terms"]), squeeze=False)[0], fitted["terms"], strict=True):
@@ -190,7 +194,9 @@ def draw(results: list[dict[str, Any]], fitted: dict[str, Any], path: Path) -> N
             ax.plot([r[axis] for r in group], [r["loss"] for r in group], "o", color=f"C{i % 10}", label=label)
             ax.plot(along, [predict(fitted, at | {axis: x}) for x in along], color=f"C{i % 10}")
         ax.set(xscale="log", yscale="log", xlabel=axis, ylabel="validation loss")
-        ax.set_title(f"exponent {fitted['terms'][axis]['exponent']:.2f}, irreducible {fitted['irreducible']:.3f}")
+        ax.xaxis.set_minor_formatter(NullFormatter())
+        floor = f"irreducible {fitted['irreducible']:.3f}" if fitted["irreducible_resolved"] else "irreducible not resolved"
+        ax.set_title(f"exponent {fitted['terms'][axis]['exponent']:.2f}, {floor}")
         ax.legend(fontsize=6, loc="upper right")
     figure.savefig(path, dpi=120)
 

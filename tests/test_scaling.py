@@ -53,6 +53,7 @@ def test_fit_finds_the_law_that_made_the_losses():
     results = law_results(0.3, SCALES)
     fitted = scaling.fit(results)
     assert fitted["irreducible"] == pytest.approx(0.3, abs=0.01) and fitted["runs"] == 27
+    assert fitted["irreducible_resolved"] and not scaling.fit(law_results(0.0, SCALES))["irreducible_resolved"]
     for name, exponent in EXPONENTS.items():
         assert fitted["terms"][name]["exponent"] == pytest.approx(exponent, abs=0.03)
     for r in results:
