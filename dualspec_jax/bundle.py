@@ -25,6 +25,7 @@ class Bundle:
       params: {part: nested dict of float32 arrays}.
       latent_mean, latent_std: per channel of the joint latent [C].
       labels: sounds the model was trained on.
+      steps: {part: training steps in all}; empty where the bundle does not say.
       digest: SHA-256 of config.json, which names the SHA-256 of every other file.
     """
 
@@ -35,6 +36,7 @@ class Bundle:
     latent_mean: np.ndarray
     latent_std: np.ndarray
     labels: tuple[str, ...]
+    steps: dict[str, int]
     digest: str
 
 
@@ -95,6 +97,7 @@ def save_bundle(
     latent_std: np.ndarray,
     labels: tuple[str, ...],
     model_card: str,
+    steps: dict[str, int] | None = None,
 ) -> str:
     """Write a bundle folder, complete or not at all; return its digest.
 
@@ -117,6 +120,7 @@ def save_bundle(
         "latent_mean": [float(x) for x in latent_mean],
         "latent_std": [float(x) for x in latent_std],
         "labels": list(labels),
+        "steps": steps or {},
         "files": {name: hashlib.sha256((partial / name).read_bytes()).hexdigest() for name in names},
     }
     text = json.dumps(content, indent=1)
@@ -158,10 +162,10 @@ def load_bundle(path: str | Path | None = None) -> Bundle:
                     config[section][field] = tuple(value) if isinstance(value, list) else value
         config_lib.validate(config)
         mean, std = np.float32(content["latent_mean"]), np.float32(content["latent_std"])
-        labels = tuple(content["labels"])
+        labels, steps = tuple(content["labels"]), dict(content.get("steps", {}))
     except (KeyError, TypeError, ValueError) as e:
         raise ValueError(f"bundle file {str(config_path)!r}: not a bundle's config ({e})") from e
     params = {part: load_params_file(path / f"{part}.safetensors") for part in PARTS}
     tokenizer = load_tokenizer(path / "tokenizer.json")
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return Bundle(path, config, params, tokenizer, mean, std, labels, digest)
+    return Bundle(path, config, params, tokenizer, mean, std, labels, steps, digest)

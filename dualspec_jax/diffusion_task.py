@@ -80,7 +80,7 @@ def diffusion_task(config: ConfigDict, workdir: Path) -> Task:
     mean, std = np.asarray(meta["mean"], np.float32), np.asarray(meta["std"], np.float32)
     tokenizer = get_tokenizer(config, workdir)
     encoder_params = jax.device_get(load_trained(workdir, "text_encoder")["encoder"])
-    mel_vae, mel_params = networks.make_vae(config.mel_vae), load_mel_vae(workdir)[0]
+    mel_vae, mel_params = networks.make_vae(config.mel_vae), load_mel_vae(workdir)
     encoder = networks.make_text_encoder(config.text)
     model = diffusion_model(config, mean, std)
     d = config.diffusion

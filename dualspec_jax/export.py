@@ -65,8 +65,23 @@ HRTF_KEMAR = (
 )
 
 
+def total_steps(workdir: Path, here: dict[str, int]) -> dict[str, int]:
+    """Return {part: steps trained in all}: those in the workdir and, where it began with a bundle that says, before.
+
+    Empty where the bundle does not say.
+    """
+    path = workdir / "imported.json"
+    if not path.is_file():
+        return here
+    before = json.loads(path.read_text())["steps"]
+    return {part: before[part] + n for part, n in here.items()} if before else {}
+
+
 def model_card(config: ConfigDict, data: Path, params: dict, steps: dict[str, int]) -> str:
     """Return the model card: parts, training data and the attribution of every recording.
+
+    Args:
+      steps: of `total_steps`; the card says "not recorded" where it is empty.
 
     Raises:
       ValueError: no events/metadata.csv below data, or it lacks a column the card needs.
@@ -95,7 +110,7 @@ def model_card(config: ConfigDict, data: Path, params: dict, steps: dict[str, in
     return CARD.format(
         version=__version__,
         parts="\n".join(
-            f"| {part} | {size(params[part]) / 1e6:.2f} M | {steps[part] or 'as imported'} |" for part in PARTS
+            f"| {part} | {size(params[part]) / 1e6:.2f} M | {steps.get(part, 'not recorded')} |" for part in PARTS
         ),
         count=len(rows),
         labels=len({row["label"] for row in rows}),
@@ -119,11 +134,13 @@ def export(config: ConfigDict, workdir: Path, out: Path, data: Path) -> str:
     from dualspec_jax.vae_tasks import load_mel_vae  # after the flags are read
 
     params, steps = {}, {}
-    params["mel_vae"], steps["mel_vae"] = load_mel_vae(workdir)
+    params["mel_vae"] = load_mel_vae(workdir)
+    steps["mel_vae"] = sum(latest_step(workdir / task) or 0 for task in ("mel_vae", "mel_decoder"))
     for part, task in tasks.items():
         params[part] = load_params(workdir / task)[0]
         steps[part] = latest_step(workdir / task)
     params["text_encoder"] = params["text_encoder"]["encoder"]
+    steps = total_steps(workdir, steps)
     meta_path = Path(config.data.latents_dir or workdir / "latents") / "train" / "meta.json"
     if not meta_path.is_file():
         raise ValueError(f"workdir = {str(workdir)!r}: no latents/train/meta.json; run dualspec_jax.encode first")
@@ -137,6 +154,7 @@ def export(config: ConfigDict, workdir: Path, out: Path, data: Path) -> str:
         meta["std"],
         tuple(meta["labels"]),
         model_card(config, data, params, steps),
+        steps,
     )
 
 

@@ -4,6 +4,7 @@ Writes each part of a bundle as the checkpoint at step 0 of its task, so that `e
 their own: fine-tune the embedded model on other sounds, or train one part further without training the others again.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,9 @@ def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
 
 
 def import_bundle(config: ConfigDict, workdir: Path, bundle: Bundle) -> None:
-    """Write the parts of a bundle as checkpoints at step 0 of the tasks in a workdir, and its tokenizer.
+    """Write the parts of a bundle as checkpoints at step 0 of the tasks in a workdir, its tokenizer, and imported.json.
+
+    imported.json has the bundle's digest and `steps`, which `export` adds to those of the workdir.
 
     The optimizer starts afresh. The heads of the text encoder are not in a bundle; they start from random weights.
 
@@ -64,6 +67,8 @@ def import_bundle(config: ConfigDict, workdir: Path, bundle: Bundle) -> None:
             heads = make_model(config, task).init(make_keys(config.seed)[0])["heads"]
             params = {"encoder": params, "heads": heads}
         save_start(config, task, workdir, params)
+    origin = {"bundle_sha256": bundle.digest, "steps": bundle.steps}
+    (workdir / "imported.json").write_text(json.dumps(origin, indent=1) + "\n")
     partial = tokenizer_path.with_suffix(".partial")
     partial.write_bytes((bundle.path / "tokenizer.json").read_bytes())
     partial.replace(tokenizer_path)

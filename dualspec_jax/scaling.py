@@ -133,8 +133,8 @@ def fit(results: list[dict[str, Any]]) -> dict[str, Any]:
     Each axis is divided by its smallest value, so that A is what it costs to be there. Huber loss on the logarithm, the
     best of several starts, as Hoffmann et al. 2022 (arXiv:2203.15556, appendix D.3).
 
-    Returns: `irreducible`; `irreducible_resolved`, false where it lies at the fit's lower bound: the runs bend too little
-    to tell it; `terms`: {axis: {"scale", "exponent", "unit"}}, `residual` (rms of the logarithm), `runs`.
+    Returns: `irreducible`; `irreducible_resolved`, false where it lies at the fit's lower bound: the runs bend too
+    little to tell it; `terms`: {axis: {"scale", "exponent", "unit"}}, `residual` (rms of the logarithm), `runs`.
 
     Raises:
       ValueError: fewer runs than the law has numbers, nothing varies, or an axis has only two values, which cannot tell
@@ -195,8 +195,8 @@ def draw(results: list[dict[str, Any]], fitted: dict[str, Any], path: Path) -> N
             ax.plot(along, [predict(fitted, at | {axis: x}) for x in along], color=f"C{i % 10}")
         ax.set(xscale="log", yscale="log", xlabel=axis, ylabel="validation loss")
         ax.xaxis.set_minor_formatter(NullFormatter())
-        floor = f"irreducible {fitted['irreducible']:.3f}" if fitted["irreducible_resolved"] else "irreducible not resolved"
-        ax.set_title(f"exponent {fitted['terms'][axis]['exponent']:.2f}, {floor}")
+        floor = f"{fitted['irreducible']:.3f}" if fitted["irreducible_resolved"] else "not resolved"
+        ax.set_title(f"exponent {fitted['terms'][axis]['exponent']:.2f}, irreducible {floor}")
         ax.legend(fontsize=6, loc="upper right")
     figure.savefig(path, dpi=120)
 

@@ -109,16 +109,16 @@ def mel_decoder_task(config: ConfigDict, workdir: Path) -> Task:
     return Task("mel_decoder", init, loss_fn, eval_fn, batches, pictures, (vae_params,))
 
 
-def load_mel_vae(workdir: Path) -> tuple[Any, int]:
-    """Return the Mel-VAE's parameters, with the decoder of the second stage where there is one, and the last step.
+def load_mel_vae(workdir: Path) -> Any:
+    """Return the Mel-VAE's parameters, with the decoder of the second stage where there is one.
 
     Raises:
       ValueError: no Mel-VAE is trained in the workdir.
     """
-    params, step = load_trained(workdir, "mel_vae"), latest_step(workdir / "mel_vae")
+    params = load_trained(workdir, "mel_vae")
     if latest_step(workdir / "mel_decoder") is not None:
-        params, step = params | load_trained(workdir, "mel_decoder")["decoder"], latest_step(workdir / "mel_decoder")
-    return params, step
+        params = params | load_trained(workdir, "mel_decoder")["decoder"]
+    return params
 
 
 def stft_vae_task(config: ConfigDict, workdir: Path) -> Task:

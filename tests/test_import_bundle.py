@@ -7,16 +7,20 @@ from tiny import save_tiny_bundle, tiny_config
 
 from dualspec_jax.bundle import load_bundle
 from dualspec_jax.checkpoint import latest_step, load_params
+from dualspec_jax.export import total_steps
 from dualspec_jax.import_bundle import TASKS, import_bundle
 from dualspec_jax.loop import train
 from dualspec_jax.tasks import make_task
 
 
+def save_and_load(path, steps=None):
+    save_tiny_bundle(path, steps=steps)
+    return load_bundle(path)
+
+
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
-    path = tmp_path_factory.mktemp("bundle") / "tiny"
-    save_tiny_bundle(path)
-    return load_bundle(path)
+    return save_and_load(tmp_path_factory.mktemp("bundle") / "tiny")
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +50,16 @@ def test_training_goes_on_from_the_bundle(bundle, workdir):
     new, old = jax.tree.leaves(state.params["encoder"]), jax.tree.leaves(bundle.params["text_encoder"])
     assert max(float(np.max(np.abs(a - b))) for a, b in zip(new, old, strict=True)) < 1e-4
     assert any(np.any(a != b) for a, b in zip(new, old, strict=True))
+
+
+@pytest.mark.parametrize("before", [{}, {"unet": 100, "stft_vae": 30}])
+def test_steps_of_the_bundle_count_too(tmp_path, before):
+    here = {"unet": 7, "stft_vae": 0}
+    assert total_steps(tmp_path, here) == here
+    bundle = save_and_load(tmp_path / "bundle", before)
+    import_bundle(tiny_config(), tmp_path / "w", bundle)
+    assert json.loads((tmp_path / "w" / "imported.json").read_text())["bundle_sha256"] == bundle.digest
+    assert total_steps(tmp_path / "w", here) == ({"unet": 107, "stft_vae": 30} if before else {})
 
 
 def test_a_workdir_in_use_is_refused(bundle, workdir):

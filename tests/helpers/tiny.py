@@ -38,7 +38,7 @@ def tiny_tokenizer(config: ConfigDict):
     return train_tokenizer(texts, config.text.vocab_size)
 
 
-def save_tiny_bundle(path: Path, config: ConfigDict | None = None) -> str:
+def save_tiny_bundle(path: Path, config: ConfigDict | None = None, steps: dict[str, int] | None = None) -> str:
     """Write a bundle of random weights; return its digest."""
     c = tiny_config() if config is None else config
     key = jax.random.key(0)
@@ -57,4 +57,4 @@ def save_tiny_bundle(path: Path, config: ConfigDict | None = None) -> str:
     }
     mean, std = np.zeros(channels, np.float32), np.ones(channels, np.float32)
     tokenizer = tiny_tokenizer(c).backend.to_str()
-    return save_bundle(path, c, params, tokenizer, mean, std, ("dog barking", "rain"), "# a card\n")
+    return save_bundle(path, c, params, tokenizer, mean, std, ("dog barking", "rain"), "# a card\n", steps)
