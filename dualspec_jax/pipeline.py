@@ -26,7 +26,7 @@ from dualspec_jax.wav import encode_audio, suffix_of, write_atomically, write_au
 MAX_BATCH = 8  # clips made at once where nothing else is asked for
 MIN_DURATION_S = 0.1
 FADE_S = 0.01  # at the end of a clip that is cut
-CEILING = 0.999  # peak that normalising does not exceed
+CEILING = 0.98  # peak that no clip exceeds, as in the training data
 _NEXT_SEED = 0x9E3779B1  # between the candidates of best-of, so that they miss the seeds of other clips
 
 
@@ -37,7 +37,7 @@ class Clip:
     Attributes:
       waveform: float32 [N, 2] in [-1, 1], left and right ear.
       scene: what was asked for.
-      measured: what came out, see `SelfCheck`; `clipped` tells that it was louder than full scale and scaled down.
+      measured: what came out, see `SelfCheck`; `scaled_down` tells that it came out louder than CEILING.
       record: what `save` writes as JSON.
       mel: log-mel of both ears [T, M, 2], nepers.
     """
@@ -362,7 +362,7 @@ class ClipMaker:
             fade = min(round(FADE_S * audio.sample_rate), n)
             waveform[-fade:] *= (0.5 + 0.5 * np.cos(np.pi * np.arange(1, fade + 1) / fade))[:, None].astype(np.float32)
         peak = float(np.abs(waveform).max())
-        gain = 1.0 / max(peak, 1.0)
+        gain = min(1.0, CEILING / max(peak, 1e-9))
         if self.normalise is not None:
             lufs = measure_lufs(waveform, audio.sample_rate)
             if np.isfinite(lufs):
@@ -370,7 +370,7 @@ class ClipMaker:
         waveform = waveform * np.float32(gain)
         check = self.pipeline.self_check
         measured, mel = check(waveform, scene)
-        measured["clipped"] = peak > 1.0
+        measured["scaled_down"] = peak > CEILING
         record = self.identity(request) | {
             "made_with_seed": candidate.seed,
             "parsed_azimuth_deg": scene.parsed_azimuth_deg,

@@ -6,6 +6,7 @@ import soundfile
 from tiny import save_tiny_bundle
 
 from dualspec_jax.pipeline import DualSpecPipeline
+from dualspec_jax.prompts import Request
 from dualspec_jax.self_check import badness
 
 PROMPT = "a dog barking at 10 o'clock"
@@ -22,7 +23,7 @@ def test_one_prompt_gives_a_clip_with_all_that_is_known_of_it(pipe):
     output = pipe(PROMPT)
     assert output.waveforms.shape == (1, 10240, 2) and output.sample_rate == 16000 and len(output) == 1
     assert output.scenes[0].azimuth_deg == 60.0 and output.scenes[0].style == "clock"
-    assert set(output.measured[0]) >= {"azimuth_deg", "itd_us", "ild_db", "lufs", "clipped", "silent"}
+    assert set(output.measured[0]) >= {"azimuth_deg", "itd_us", "ild_db", "lufs", "scaled_down", "silent"}
     assert output[0].record["measured"] is output.measured[0]
 
 
@@ -72,7 +73,20 @@ def test_normalised_clip_has_the_asked_loudness(pipe):
     measured = pipe(PROMPT, normalise=-40.0).measured[0]
     assert measured["lufs"] == pytest.approx(-40.0, abs=0.1)
     limited = pipe(PROMPT, normalise=0.0)[0]
-    assert limited.measured["peak"] <= 0.9991 and limited.record["gain_db"] > -60.0
+    assert limited.measured["peak"] <= 0.9801 and limited.record["gain_db"] > -60.0
+
+
+@pytest.mark.parametrize("peak", [0.5, 3.0])
+def test_loud_clip_is_scaled_down_below_full_scale(pipe, peak):
+    maker = pipe.maker()
+    request, scene = maker.check(Request(PROMPT))
+    n = round(maker.duration * pipe.bundle.config.audio.sample_rate)
+    waveform = np.random.default_rng(0).uniform(-1.0, 1.0, (n, 2)).astype(np.float32)
+    waveform *= np.float32(peak) / np.abs(waveform).max()
+    clip = maker._finish(request, request, scene, waveform)
+    assert np.abs(clip.waveform).max() == pytest.approx(min(peak, 0.98), rel=1e-5)
+    assert clip.measured["scaled_down"] == (peak > 0.98)
+    assert clip.record["gain_db"] == pytest.approx(20 * np.log10(min(1.0, 0.98 / peak)), abs=0.01)
 
 
 def test_best_of_keeps_the_candidate_with_the_best_direction_and_event(pipe):

@@ -66,7 +66,7 @@ def test_writes_wav_and_record_and_prints_both_paths(run, tmp_path):
     record = json.loads((tmp_path / "dog.json").read_text())
     assert record["prompt"] == PROMPT and record["seed"] == 3 and record["parsed_azimuth_deg"] == 60.0
     assert record["azimuth_deg"] is None and record["steps"] == 3 and len(record["bundle_sha256"]) == 64
-    assert set(record["measured"]) >= {"azimuth_deg", "itd_us", "ild_db", "lufs", "peak", "clipped", "silent"}
+    assert set(record["measured"]) >= {"azimuth_deg", "itd_us", "ild_db", "lufs", "peak", "scaled_down", "silent"}
     assert record["measured"]["peak"] == pytest.approx(np.abs(waveform).max(), abs=1e-3)
     assert out.splitlines()[:2] == ["dog.wav", "dog.json"]
     assert re.search(r"1 clip in \d+\.\d s", out)
