@@ -29,7 +29,7 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("--out", type=Path, default=Path("runs/solvers"), help="results (default %(default)s)")
     p.add_argument("--solvers", nargs="+", choices=SOLVERS, default=SOLVERS, help="default: all")
     p.add_argument("--steps", nargs="+", type=int, default=[6, 8, 10, 12, 16, 25], help="default: %(default)s")
-    p.add_argument("--spacings", nargs="+", type=float, default=[1.0], help="of the steps, 1 to 4")
+    p.add_argument("--spacings", nargs="+", type=float, help="of the steps, 1 to 4 (default: the bundle's)")
     p.add_argument("--intervals", nargs="+", type=parse_interval, default=[(0.0, 1.0)], help="guided noise levels")
     p.add_argument("--row", choices=("numeric", "words"), default="words", help="prompts (default %(default)s)")
     p.add_argument("--prompt-set", choices=SETS, default="ten", help="default: %(default)s")
@@ -51,8 +51,9 @@ def main() -> None:
     base = Generator(bundle, batch_size=args.batch_size)
     args.out.mkdir(parents=True, exist_ok=True)
     summaries, seconds = {}, {}
-    for interval, spacing, steps, solver in itertools.product(args.intervals, args.spacings, args.steps, args.solvers):
-        name = f"{solver} {steps}" + (f" spacing {spacing:g}" if spacing != 1.0 else "")
+    spacings = args.spacings or [base.spacing]
+    for interval, spacing, steps, solver in itertools.product(args.intervals, spacings, args.steps, args.solvers):
+        name = f"{solver} {steps} spacing {spacing:g}"
         name += f" {interval[0]:g}-{interval[1]:g}" if interval != (0.0, 1.0) else ""
         generator = base.with_settings(solver=solver, steps=steps, spacing=spacing, guidance_interval=interval)
         store = ClipStore(args.out / "wav", generator, args.seed, args.prompt_set)

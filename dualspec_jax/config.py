@@ -236,8 +236,7 @@ def validate(config: ConfigDict) -> None:
         a.n_frames,
         f"n_samples // hop_length = {a.n_samples // a.hop_length}",
     )
-    cap = config.data.get("label_cap", 0)  # bundles from before it have none
-    need(cap >= 0, "data.label_cap", cap, "at least 0")
+    need(config.data.label_cap >= 0, "data.label_cap", config.data.label_cap, "at least 0")
     need(a.n_bins == a.n_fft // 2, "audio.n_bins", a.n_bins, f"n_fft // 2 = {a.n_fft // 2} (Nyquist is dropped)")
     need(0 <= a.fmin < a.fmax <= a.sample_rate / 2, "audio.fmax", a.fmax, "fmin < fmax <= sample_rate / 2")
     grids = {}

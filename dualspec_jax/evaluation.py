@@ -18,10 +18,10 @@ from dualspec_jax.generate import Generator
 from dualspec_jax.prompt_set import PROMPT_SET_VERSION, Prompt
 from dualspec_jax.prompt_set import to_json as prompts_to_json
 from dualspec_jax.prompts import Request
-from dualspec_jax.real_scenes import PEAK, STAGES, RealScene, make_stages
+from dualspec_jax.real_scenes import STAGES, RealScene, make_stages
 from dualspec_jax.spatial.hrtf import Hrtf
 from dualspec_jax.spatial.scene import render
-from dualspec_jax.wav import read_wav, write_atomically, write_wav
+from dualspec_jax.wav import peak_gain, read_wav, write_atomically, write_wav
 from dualspec_jax.wav_folder import WavClip, read_stereo
 
 
@@ -132,7 +132,7 @@ class ClipStore:
                 for p in batch
             ]
             for prompt, waveform in zip(batch, self.generator(requests), strict=True):
-                write_wav(self.path(prompt), waveform, rate)
+                write_wav(self.path(prompt), waveform * np.float32(peak_gain(waveform)), rate)
             timing["clips"] += len(batch)
             timing["seconds"] += time.perf_counter() - start
             text = json.dumps(timing)
@@ -169,7 +169,7 @@ def place_anew(waveform: np.ndarray, azimuth_deg: float, hrtf: Hrtf) -> np.ndarr
     """
     ear = int(np.argmax(np.sum(np.square(waveform, dtype=np.float64), axis=0)))
     placed = render(waveform[:, ear], azimuth_deg, hrtf)
-    return placed * np.float32(min(1.0, PEAK / max(float(np.abs(placed).max()), 1e-9)))
+    return placed * np.float32(peak_gain(placed))
 
 
 def measure_cascade(judge: ClipJudge, store: ClipStore, prompts: Sequence[Prompt]) -> list[dict]:

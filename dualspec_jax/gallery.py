@@ -95,6 +95,7 @@ def make_gallery(folder: Path, bundle: Any, hrtf: Any, prompts: tuple[str, ...] 
     from dualspec_jax.ops.stft import stft
     from dualspec_jax.prompts import Request
     from dualspec_jax.spatial.direction import parse_direction
+    from dualspec_jax.wav import peak_gain
 
     directions = [parse_direction(prompt) for prompt in prompts]
     for prompt, direction in zip(prompts, directions, strict=True):
@@ -103,7 +104,8 @@ def make_gallery(folder: Path, bundle: Any, hrtf: Any, prompts: tuple[str, ...] 
     asked = [direction.azimuth_deg for direction in directions]
     audio = bundle.config.audio
     generator = Generator(bundle, batch_size=min(4, len(prompts)))
-    waveforms = np.stack(list(generator([Request(prompt, seed) for seed, prompt in enumerate(prompts)])))
+    clips = generator([Request(prompt, seed) for seed, prompt in enumerate(prompts)])
+    waveforms = np.stack([clip * np.float32(peak_gain(clip)) for clip in clips])
     judge = ClipJudge(hrtf, audio, None, (), batch_size=len(prompts))
     records = judge(waveforms, asked, prompts)
     size = {name: audio[name] for name in ("n_fft", "hop_length", "n_frames", "n_bins")}

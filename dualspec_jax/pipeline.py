@@ -21,12 +21,11 @@ from dualspec_jax.picture import spectrogram_image
 from dualspec_jax.prompts import MAX_CHARACTERS, Request, Scene, read_scene, slug
 from dualspec_jax.self_check import SelfCheck, badness, measure_lufs
 from dualspec_jax.spatial.hrtf import load_hrtf
-from dualspec_jax.wav import encode_audio, suffix_of, write_atomically, write_audio
+from dualspec_jax.wav import PEAK, encode_audio, peak_gain, suffix_of, write_atomically, write_audio
 
 MAX_BATCH = 8  # clips made at once where nothing else is asked for
 MIN_DURATION_S = 0.1
 FADE_S = 0.01  # at the end of a clip that is cut
-CEILING = 0.98  # peak that no clip exceeds, as in the training data
 _NEXT_SEED = 0x9E3779B1  # between the candidates of best-of, so that they miss the seeds of other clips
 
 
@@ -37,7 +36,7 @@ class Clip:
     Attributes:
       waveform: float32 [N, 2] in [-1, 1], left and right ear.
       scene: what was asked for.
-      measured: what came out, see `SelfCheck`; `scaled_down` tells that it came out louder than CEILING.
+      measured: what came out, see `SelfCheck`; `scaled_down` tells that it came out louder than `wav.PEAK`.
       record: what `save` writes as JSON.
       mel: log-mel of both ears [T, M, 2], nepers.
     """
@@ -361,16 +360,15 @@ class ClipMaker:
             waveform = waveform[:n].copy()
             fade = min(round(FADE_S * audio.sample_rate), n)
             waveform[-fade:] *= (0.5 + 0.5 * np.cos(np.pi * np.arange(1, fade + 1) / fade))[:, None].astype(np.float32)
-        peak = float(np.abs(waveform).max())
-        gain = min(1.0, CEILING / max(peak, 1e-9))
+        gain = within = peak_gain(waveform)
         if self.normalise is not None:
             lufs = measure_lufs(waveform, audio.sample_rate)
             if np.isfinite(lufs):
-                gain = min(10.0 ** ((self.normalise - lufs) / 20.0), CEILING / peak)
+                gain = min(10.0 ** ((self.normalise - lufs) / 20.0), PEAK / float(np.abs(waveform).max()))
         waveform = waveform * np.float32(gain)
         check = self.pipeline.self_check
         measured, mel = check(waveform, scene)
-        measured["scaled_down"] = peak > CEILING
+        measured["scaled_down"] = within < 1.0
         record = self.identity(request) | {
             "made_with_seed": candidate.seed,
             "parsed_azimuth_deg": scene.parsed_azimuth_deg,

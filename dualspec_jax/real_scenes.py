@@ -18,9 +18,9 @@ from dualspec_jax.ops.stft import stft
 from dualspec_jax.spatial.echo import render_in_room, room_response
 from dualspec_jax.spatial.hrtf import Hrtf
 from dualspec_jax.spatial.scene import fit_event, load_clip, render
+from dualspec_jax.wav import peak_gain
 
 DIRECTIONS = 3  # of each recording
-PEAK = 0.98  # as in the training data: scenes above this are scaled down
 GOLDEN = (5**0.5 - 1) / 2
 STAGES = ("resynthesis", "round_trip", "round_trip_plain")
 
@@ -53,7 +53,7 @@ class RealScene:
             absorption, rt60 = rng.uniform(0.3, 0.6), rng.uniform(0.25, 0.6)
             response = room_response(hrtf, self.azimuth_deg, rng, absorption=absorption, rt60_s=rt60)
             waveform = render_in_room(self.mono, response)
-        return waveform * np.float32(min(1.0, PEAK / max(float(np.abs(waveform).max()), 1e-9)))
+        return waveform * np.float32(peak_gain(waveform))
 
 
 def recorded_labels(root: Path, labels: Sequence[str]) -> list[str]:

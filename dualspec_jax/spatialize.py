@@ -16,9 +16,8 @@ import numpy as np
 from dualspec_jax.flag_types import guarded, warn
 from dualspec_jax.sample import SUFFIXES
 from dualspec_jax.spatial.direction import parse_direction, validate_azimuth
-from dualspec_jax.wav import FORMATS, suffix_of, write_atomically, write_audio
+from dualspec_jax.wav import FORMATS, peak_gain, suffix_of, write_atomically, write_audio
 
-PEAK = 0.98  # scenes above this are scaled down
 MIN_RATE, MAX_RATE = 8000, 96000  # Hz
 _TAIL_SEED = 0  # of the noise in a room's late reverberation
 
@@ -127,7 +126,7 @@ def spatialize(
     scene = np.zeros((max(map(len, rendered)), 2), np.float32)
     for waveform in rendered:
         scene[: len(waveform)] += waveform
-    return scene * np.float32(min(1.0, PEAK / max(float(np.abs(scene).max()), 1e-9))), rate
+    return scene * np.float32(peak_gain(scene)), rate
 
 
 def _room_response(spec: RoomSpec, azimuth_deg: float, head) -> np.ndarray:

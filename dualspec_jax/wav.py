@@ -10,12 +10,18 @@ from typing import BinaryIO
 
 import numpy as np
 
+PEAK = 0.98  # of scenes that are rendered or generated: a louder one is scaled down to it
 FORMATS = {"wav": ("WAV", "PCM_16"), "wav_float": ("WAV", "FLOAT"), "flac": ("FLAC", "PCM_16")}
 
 
 def suffix_of(format: str | None) -> str:
     """Return the file name's suffix of a format; None is the default, WAV."""
     return ".flac" if format == "flac" else ".wav"
+
+
+def peak_gain(waveform: np.ndarray) -> float:
+    """Return the gain, at most 1, that keeps a waveform within PEAK."""
+    return min(1.0, PEAK / max(float(np.abs(waveform).max()), 1e-9))
 
 
 def to_pcm16(waveform: np.ndarray) -> np.ndarray:

@@ -13,8 +13,8 @@ from dualspec_jax.ops.mel import log_mel, mel_filterbank
 from dualspec_jax.ops.stft import stft
 from dualspec_jax.spatial.hrtf import Hrtf
 from dualspec_jax.spatial.scene import render_batch
+from dualspec_jax.wav import PEAK
 
-PEAK = 0.98  # a rendered ear can be louder than the mono clip; scenes above this are scaled down
 BANK_STEP_DEG = 0.5  # between the directions of an HRIR bank: half of what a listener can tell apart in front
 
 
