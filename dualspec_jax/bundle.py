@@ -14,6 +14,7 @@ from dualspec_jax.tokenizer import Tokenizer, load_tokenizer
 
 EMBEDDED = Path(__file__).parent / "embedded"
 PARTS = ("mel_vae", "stft_vae", "text_encoder", "unet")
+MORE_PARTS = ("vocoder",)  # that a bundle can do without
 FORMAT = 1
 
 
@@ -22,7 +23,7 @@ class Bundle:
     """A loaded bundle.
 
     Attributes:
-      params: {part: nested dict of float32 arrays}.
+      params: {part: nested dict of float32 arrays}, of PARTS and of those of MORE_PARTS that it has.
       latent_mean, latent_std: per channel of the joint latent [C].
       labels: sounds the model was trained on.
       steps: {part: training steps in all}; empty where the bundle does not say.
@@ -108,12 +109,13 @@ def save_bundle(
         raise ValueError(f"bundle = {str(path)!r}: exists already; choose a new folder")
     partial = path.with_name(path.name + ".partial")
     partial.mkdir(parents=True, exist_ok=True)
-    for part in PARTS:
+    parts = [*PARTS, *(part for part in MORE_PARTS if part in params)]
+    for part in parts:
         save_params(partial / f"{part}.safetensors", params[part])
     (partial / "tokenizer.json").write_text(tokenizer_json)
     (partial / "MODEL_CARD.md").write_text(model_card)
-    names = [f"{part}.safetensors" for part in PARTS] + ["tokenizer.json"]
-    sections = ("audio", "mel_vae", "stft_vae", "text", "unet", "diffusion", "sample", "sampler")
+    names = [f"{part}.safetensors" for part in parts] + ["tokenizer.json"]
+    sections = ("audio", "mel_vae", "stft_vae", "vocoder", "text", "unet", "diffusion", "sample", "sampler")
     content = {
         "format": FORMAT,
         "config": {name: config[name].to_dict() for name in sections},
@@ -165,7 +167,8 @@ def load_bundle(path: str | Path | None = None) -> Bundle:
         labels, steps = tuple(content["labels"]), dict(content.get("steps", {}))
     except (KeyError, TypeError, ValueError) as e:
         raise ValueError(f"bundle file {str(config_path)!r}: not a bundle's config ({e})") from e
-    params = {part: load_params_file(path / f"{part}.safetensors") for part in PARTS}
+    parts = [*PARTS, *(part for part in MORE_PARTS if f"{part}.safetensors" in files)]
+    params = {part: load_params_file(path / f"{part}.safetensors") for part in parts}
     tokenizer = load_tokenizer(path / "tokenizer.json")
     digest = hashlib.sha256(text.encode()).hexdigest()
     return Bundle(path, config, params, tokenizer, mean, std, labels, steps, digest)

@@ -25,6 +25,7 @@ _SECTIONS = {
     "mel_vae": ("mel_vae",),
     "mel_decoder": ("mel_vae", "mel_decoder"),
     "stft_vae": ("stft_vae",),
+    "vocoder": ("mel_vae", "vocoder"),
     "text_encoder": ("text",),
     "classifier": ("classifier",),
     "localiser": ("localiser",),

@@ -4,10 +4,10 @@ import math
 
 from ml_collections import ConfigDict
 
-TASKS = ("mel_vae", "mel_decoder", "stft_vae", "text_encoder", "classifier", "localiser", "diffusion")
+TASKS = ("mel_vae", "mel_decoder", "stft_vae", "vocoder", "text_encoder", "classifier", "localiser", "diffusion")
 MAX_SPACING = 4.0  # of the sampler's steps
 SOLVERS = ("ddim", "dpmpp_2m", "unipc")
-VOCODERS = ("griffin_lim_stft", "griffin_lim")  # the first is the default
+VOCODERS = ("griffin_lim_stft", "griffin_lim", "vocos")  # the first is the default
 
 
 def default() -> ConfigDict:
@@ -93,6 +93,18 @@ def default() -> ConfigDict:
             cue_weight=1.0,  # of the L1 on level difference and (twice) coherence
         )
     )
+    c.vocoder = ConfigDict(
+        dict(  # Vocos-like: the content's complex spectrogram from its log-mel
+            channels=256,
+            layers=5,
+            hidden=512,
+            mel_iters=8,  # projections onto the log-mel after the network, see `ops.griffin_lim.match_mel`
+            stft_weight=0.5,  # of the L1 on log magnitudes at three resolutions, beside that on the log-mel
+            adversarial_weight=0.05,  # of the least-squares score
+            feature_weight=0.2,  # of the L1 between what the discriminators' layers see
+            discriminator_channels=(16, 32, 64),
+        )
+    )
     c.text = ConfigDict(
         dict(
             vocab_size=2048,
@@ -145,6 +157,7 @@ def default() -> ConfigDict:
             eta=0.0,
             griffin_lim_iters=32,
             griffin_lim_momentum=0.99,
+            mel_iters=0,  # projections onto the log-mel after them, see `ops.griffin_lim.match_mel`
         )
     )
     c.sampler = ConfigDict(
@@ -185,6 +198,7 @@ def default() -> ConfigDict:
         ("mel_vae", 16, 2000, 1.5e-3),
         ("mel_decoder", 16, 2000, 4e-4),
         ("stft_vae", 16, 1000, 1.5e-3),
+        ("vocoder", 16, 4000, 1e-3),
         ("text_encoder", 128, 3000, 1e-3),
         ("classifier", 64, 800, 2e-3),
         ("localiser", 128, 1500, 2e-3),
@@ -274,6 +288,10 @@ def validate(config: ConfigDict) -> None:
         need(ch % u.head_dim == 0, "unet.channels", u.channels, f"multiples of head_dim {u.head_dim}")
     for field in ("adversarial_weight", "feature_weight", "latent_noise") if "mel_decoder" in config else ():
         need(config.mel_decoder[field] >= 0, f"mel_decoder.{field}", config.mel_decoder[field], "0 or more")
+    for field in ("stft_weight", "adversarial_weight", "feature_weight", "mel_iters") if "vocoder" in config else ():
+        need(config.vocoder[field] >= 0, f"vocoder.{field}", config.vocoder[field], "0 or more")
+    for field in ("channels", "layers", "hidden") if "vocoder" in config else ():
+        need(config.vocoder[field] >= 1, f"vocoder.{field}", config.vocoder[field], "at least 1")
     for field in ("dropout", "augment"):
         need(0 <= config.classifier[field] < 1, f"classifier.{field}", config.classifier[field], "in [0, 1)")
     need(a.n_frames % config.classifier.pool == 0, "classifier.pool", config.classifier.pool, f"divides {a.n_frames}")
@@ -291,6 +309,7 @@ def validate(config: ConfigDict) -> None:
     need(0 <= tolerance <= 22.5, "diffusion.word_tolerance_deg", tolerance, "in [0, 22.5]")
     s = config.sample
     need(1 <= s.steps <= d.num_steps, "sample.steps", s.steps, f"in [1, diffusion.num_steps = {d.num_steps}]")
+    need(s.get("mel_iters", 0) >= 0, "sample.mel_iters", s.get("mel_iters", 0), "0 or more")
     need(0 <= s.eta <= 1, "sample.eta", s.eta, "in [0, 1]")
     m = config.mesh
     for field in ("fsdp", "tensor", "min_shard_size"):

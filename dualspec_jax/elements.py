@@ -65,6 +65,23 @@ def _crop_elements(config, *, task, split, seed, dataset, data_dir, train, **_) 
     )
 
 
+def _wave_elements(config, *, split, seed, dataset, data_dir, train, **_) -> Elements:
+    """Cut one ear of a scene; in training at a random level, for what is generated is louder or fainter too."""
+    n, hop = config.data.crop_frames * config.audio.hop_length, config.audio.hop_length
+
+    def make(source, index, rng):
+        audio = source.read_coded(index)["audio"]
+        start, ear, gain = (len(audio) - n) // hop // 2 * hop, index % 2, 1.0
+        if train:
+            start, ear = rng.integers((len(audio) - n) // hop + 1) * hop, rng.integers(2)
+            gain = 10.0 ** rng.uniform(-0.6, 0.2)
+        return {"wave": np.float32(gain / 32768.0) * audio[start : start + n, ear].astype(np.float32)}
+
+    return _scene_elements(
+        config, ("audio",), split=split, seed=seed, dataset=dataset, data_dir=data_dir, train=train, make=make
+    )
+
+
 def _field_of(task: str) -> str:
     """Return the features that a task of a VAE reads: mel or stft."""
     return task.partition("_")[0]
@@ -276,6 +293,7 @@ READ: Mapping[str, Callable[..., Elements]] = {
     "mel_vae": _crop_elements,
     "mel_decoder": _crop_elements,
     "stft_vae": _crop_elements,
+    "vocoder": _wave_elements,
     "classifier": _classifier_elements,
     "localiser": _localiser_elements,
     "text_encoder": _text_elements,

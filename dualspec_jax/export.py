@@ -9,7 +9,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from dualspec_jax import __version__
-from dualspec_jax.bundle import PARTS, save_bundle
+from dualspec_jax.bundle import save_bundle
 from dualspec_jax.checkpoint import latest_step, load_params
 from dualspec_jax.command_line import run
 from dualspec_jax.config import validate
@@ -74,7 +74,7 @@ def total_steps(workdir: Path, here: dict[str, int]) -> dict[str, int]:
     if not path.is_file():
         return here
     before = json.loads(path.read_text())["steps"]
-    return {part: before[part] + n for part, n in here.items()} if before else {}
+    return {part: before.get(part, 0) + n for part, n in here.items()} if before else {}
 
 
 def model_card(config: ConfigDict, data: Path, params: dict, steps: dict[str, int]) -> str:
@@ -110,7 +110,7 @@ def model_card(config: ConfigDict, data: Path, params: dict, steps: dict[str, in
     return CARD.format(
         version=__version__,
         parts="\n".join(
-            f"| {part} | {size(params[part]) / 1e6:.2f} M | {steps.get(part, 'not recorded')} |" for part in PARTS
+            f"| {part} | {size(params[part]) / 1e6:.2f} M | {steps.get(part, 'not recorded')} |" for part in params
         ),
         count=len(rows),
         labels=len({row["label"] for row in rows}),
@@ -140,6 +140,8 @@ def export(config: ConfigDict, workdir: Path, out: Path, data: Path) -> str:
         params[part] = load_params(workdir / task)[0]
         steps[part] = latest_step(workdir / task)
     params["text_encoder"] = params["text_encoder"]["encoder"]
+    if (step := latest_step(workdir / "vocoder")) is not None:
+        params["vocoder"], steps["vocoder"] = load_params(workdir / "vocoder")[0]["generator"], step
     steps = total_steps(workdir, steps)
     meta_path = Path(config.data.latents_dir or workdir / "latents") / "train" / "meta.json"
     if not meta_path.is_file():

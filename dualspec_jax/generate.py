@@ -17,12 +17,11 @@ from dualspec_jax.diffusion.guidance import guide
 from dualspec_jax.diffusion.schedule import make_alpha_bar
 from dualspec_jax.diffusion.solvers import Rows, advance, solver_rows, start_carry, trailing_timesteps
 from dualspec_jax.ops.binaural import spatial_filter
-from dualspec_jax.ops.griffin_lim import griffin_lim
-from dualspec_jax.ops.mel import mel_filterbank, mel_to_magnitude, sum_ears
 from dualspec_jax.ops.stft import istft
 from dualspec_jax.prompts import Request, complete
 from dualspec_jax.sharding import make_mesh, replicated, split_batch
 from dualspec_jax.single_branch import branch_of, make_single_synthesis
+from dualspec_jax.vocoders import make_vocoder, vocoder_params
 
 SETTINGS = (
     "steps", "solver", "spacing", "guidance_mel", "guidance_stft", "guidance_interval", "guidance_rescale", "eta",
@@ -30,46 +29,22 @@ SETTINGS = (
 )  # fmt: skip
 
 
-def make_vocoder(audio, name: str, iters: int, momentum: float) -> Callable:
-    """Return (mel [B,T,M,2], features [B,T,F,4], keys [B]) -> mono content, complex [B,T,F].
-
-    "griffin_lim_stft" (the default) starts the search for magnitudes at those of the STFT branch; "griffin_lim" takes
-    them from the Mel branch alone. From exact features of KEMAR renderings the first keeps the level difference to 0.02
-    dB, the second to 0.16 dB; generated clips measure the same.
-
-    Raises:
-      ValueError: unknown name.
-    """
-    if name not in VOCODERS:
-        raise ValueError(f"vocoder = {name!r}: must be one of {', '.join(VOCODERS)}")
-    filters = mel_filterbank(audio.sample_rate, audio.n_fft, audio.n_mels, audio.fmin, audio.fmax, audio.n_bins)
-
-    def vocode(mel, features, keys):
-        initial = None
-        if name == "griffin_lim_stft":
-            initial = jnp.exp(0.5 * jax.nn.logsumexp(2.0 * features[..., :2], axis=-1))
-        magnitude = mel_to_magnitude(sum_ears(mel), filters, initial=initial)
-        size = {"n_samples": audio.n_samples, "n_fft": audio.n_fft, "hop_length": audio.hop_length}
-        return griffin_lim(magnitude, keys, iters=iters, momentum=momentum, **size)
-
-    return vocode
-
-
 def make_synthesis(config, vocoder: str) -> Callable:
-    """Return (mel [B,T,M,2], features [B,T,F,4], keys [B]) -> waveform [B,N,2], DESIGN.md section 3.
+    """Return (parameters of the vocoder, mel [B,T,M,2], features [B,T,F,4], keys [B]) -> waveform [B,N,2].
 
-    A model of one branch (an ablation) has its own synthesis, without a choice of vocoder.
+    DESIGN.md section 3. A model of one branch (an ablation) has its own synthesis, without a choice of vocoder.
 
     Raises:
       ValueError: unknown vocoder.
     """
     if branch := branch_of(config):
-        return make_single_synthesis(config, branch)
-    audio, s = config.audio, config.sample
-    vocode = make_vocoder(audio, vocoder, s.griffin_lim_iters, s.griffin_lim_momentum)
+        synthesise_one = make_single_synthesis(config, branch)
+        return lambda params, mel, features, keys: synthesise_one(mel, features, keys)
+    audio = config.audio
+    vocode = make_vocoder(config, vocoder)
 
-    def synthesise(mel, features, keys) -> Float[jax.Array, "B N 2"]:
-        ears = spatial_filter(vocode(mel, features, keys), features)
+    def synthesise(params, mel, features, keys) -> Float[jax.Array, "B N 2"]:
+        ears = spatial_filter(vocode(params, mel, features, keys), features)
         return istft(ears, n_samples=audio.n_samples, n_fft=audio.n_fft, hop_length=audio.hop_length)
 
     return synthesise
@@ -180,6 +155,7 @@ class Generator:
         for field, value, names in (("solver", self.solver, SOLVERS), ("vocoder", self.vocoder, VOCODERS)):
             if value not in names:
                 raise ValueError(f"{field} = {value!r}: must be one of {', '.join(names)}")
+        vocoder_params(self.bundle, self.vocoder)
         low, high = self.guidance_interval = tuple(float(x) for x in self.guidance_interval)
         if not 0.0 <= low <= high <= 1.0:
             raise ValueError(f"guidance_interval = ({low}, {high}): must rise and lie in [0, 1]")
@@ -193,7 +169,7 @@ class Generator:
         condition, carry = self._prepare("encode", params["text_encoder"], inputs)[1]
         carry = self._prepare(self._sampler, params["unet"], condition, carry, self._rows, inputs["seed"], *control)[1]
         mel, features = self._prepare("decode", params, carry[0])[1]
-        self._prepare(self.vocoder, mel, features, inputs["seed"])
+        self._prepare(self.vocoder, params.get("vocoder", {}), mel, features, inputs["seed"])
 
     def __call__(
         self, requests: Sequence[Request], callback: Callable[[int, int], None] | None = None
@@ -232,7 +208,7 @@ class Generator:
             if report:
                 report(i + 1)
         mel, features = self._run("decode", params, carry[0])
-        return np.asarray(self._run(self.vocoder, mel, features, inputs["seed"]))
+        return np.asarray(self._run(self.vocoder, params.get("vocoder", {}), mel, features, inputs["seed"]))
 
     @property
     def _sampler(self) -> str:
@@ -290,7 +266,7 @@ def _make_functions(bundle: Bundle) -> dict[str, tuple[Callable, tuple[bool, ...
     encode: text parameters, inputs -> (conditions: words and azimuth, words alone, neither; the sampler's start).
     sample, sample_in_interval: U-Net parameters, conditions, carry, rows, seeds, scale, guided steps, rescale -> carry.
     decode: all parameters, latent -> (log-mel, features of the STFT branch).
-    one per vocoder: log-mel, features, seeds -> waveform.
+    one per vocoder: vocoder parameters (of a bundle without: none), log-mel, features, seeds -> waveform.
     """
     config = bundle.config
     text_encoder, unet = networks.make_text_encoder(config.text), networks.make_unet(config.unet)
@@ -338,7 +314,7 @@ def _make_functions(bundle: Bundle) -> dict[str, tuple[Callable, tuple[bool, ...
 
     def vocode(name):
         synthesise = make_synthesis(config, name)
-        return lambda mel, features, seeds: synthesise(mel, features, keys_for(seeds, 2))
+        return lambda params, mel, features, seeds: synthesise(params, mel, features, keys_for(seeds, 2))
 
     sampler_args = (False, True, True, False, True, False, False, False)
     functions = {
@@ -347,4 +323,4 @@ def _make_functions(bundle: Bundle) -> dict[str, tuple[Callable, tuple[bool, ...
         "sample_in_interval": (sample_in_interval, sampler_args),
         "decode": (decode, (False, True)),
     }
-    return functions | {name: (vocode(name), (True, True, True)) for name in VOCODERS}
+    return functions | {name: (vocode(name), (False, True, True, True)) for name in VOCODERS}

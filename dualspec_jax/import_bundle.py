@@ -22,12 +22,19 @@ from dualspec_jax.config import validate
 from dualspec_jax.loop import make_keys, save_start
 from dualspec_jax.tasks import make_model
 
-TASKS = {"mel_vae": "mel_vae", "stft_vae": "stft_vae", "text_encoder": "text_encoder", "diffusion": "unet"}  # -> part
+TASKS = {  # -> part
+    "mel_vae": "mel_vae",
+    "stft_vae": "stft_vae",
+    "vocoder": "vocoder",
+    "text_encoder": "text_encoder",
+    "diffusion": "unet",
+}
+INSIDE = {"text_encoder": "encoder", "vocoder": "generator"}  # where a task's parameters hold the part, among others
 
 
 def _check_shapes(config: ConfigDict, bundle: Bundle, task: str) -> None:
     abstract = jax.eval_shape(make_model(config, task).init, jax.random.key(0))
-    wanted = _shapes(abstract["encoder"] if task == "text_encoder" else abstract)
+    wanted = _shapes(abstract[INSIDE[task]] if task in INSIDE else abstract)
     found = _shapes(bundle.params[TASKS[task]])
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):
@@ -47,7 +54,8 @@ def import_bundle(config: ConfigDict, workdir: Path, bundle: Bundle) -> None:
 
     imported.json has the bundle's digest and `steps`, which `export` adds to those of the workdir.
 
-    The optimizer starts afresh. The heads of the text encoder are not in a bundle; they start from random weights.
+    The optimizer starts afresh. The text encoder's heads and the vocoder's discriminators are not in a bundle; they
+    start from random weights. A bundle without a vocoder gives none.
 
     Raises:
       ValueError: a task of the workdir has a checkpoint or the workdir a tokenizer already, or the bundle's
@@ -56,16 +64,16 @@ def import_bundle(config: ConfigDict, workdir: Path, bundle: Bundle) -> None:
     tokenizer_path = workdir / "tokenizer.json"
     if tokenizer_path.exists():
         raise ValueError(f"workdir = {str(workdir)!r}: has a tokenizer.json already; choose a new folder")
-    for task in TASKS:
+    tasks = {task: part for task, part in TASKS.items() if part in bundle.params}
+    for task in tasks:
         if latest_step(workdir / task) is not None:
             raise ValueError(f"workdir = {str(workdir)!r}: {task} has a checkpoint already; choose a new folder")
         _check_shapes(config, bundle, task)
     workdir.mkdir(parents=True, exist_ok=True)
-    for task, part in TASKS.items():
+    for task, part in tasks.items():
         params = jax.tree.map(jnp.asarray, bundle.params[part])
-        if task == "text_encoder":
-            heads = make_model(config, task).init(make_keys(config.seed)[0])["heads"]
-            params = {"encoder": params, "heads": heads}
+        if task in INSIDE:
+            params = make_model(config, task).init(make_keys(config.seed)[0]) | {INSIDE[task]: params}
         save_start(config, task, workdir, params)
     origin = {"bundle_sha256": bundle.digest, "steps": bundle.steps}
     (workdir / "imported.json").write_text(json.dumps(origin, indent=1) + "\n")

@@ -30,6 +30,7 @@ def make_batches(
 
       mel_vae, mel_decoder  mel f32 [B, crop, M, 2]; whole clips [B, T, M, 2] with train=False
       stft_vae      stft f32 [B, crop, F, 4]; whole clips with train=False
+      vocoder       wave f32 [B, crop * hop] of one ear; the middle of a clip with train=False
       classifier    mel f32 [B, T / pool, M] of both ears' sum, label int32 [B]
       localiser     statistics f32 [B, F, 4] (see `ops.interaural`), azimuth_deg f32 [B]; drawn, needs no data set
       text_encoder  token_ids int32, text_mask bool [B, L], label int32 [B] (-1 = no event named; of `known_labels`),
@@ -60,6 +61,8 @@ def make_batches(
     if not 0 <= index < count or batch_size % count:
         raise ValueError(f"shard = {shard}: index must be below count, and count divide batch_size = {batch_size}")
     rendered = feeding.source == "render" and task != "text_encoder"
+    if rendered and task not in RENDERED:
+        raise ValueError(f"feeding.source = 'render': task {task} has no rendered form; only {', '.join(RENDERED)}")
     make_elements = RENDERED[task] if rendered else READ[task]
     sources = [(config.data.dataset, 1.0)]
     if train and task != "text_encoder":

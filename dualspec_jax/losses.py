@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from dualspec_jax.diffusion.schedule import add_noise, min_snr_weight, velocity
+from dualspec_jax.ops.stft import stft
 
 ABSENT_WEIGHT = 0.1  # of the zeros of an absent branch, against the branch that is there
 
@@ -88,6 +89,66 @@ def mel_decoder_loss(
         loss += adversarial_weight * adversarial + feature_weight * features
         parts = {"discriminator": discriminator, "adversarial": adversarial, "features": features}
         return loss, errors | parts | {"roughness": roughness(output) / roughness(mel)}
+
+    return loss_fn
+
+
+RESOLUTIONS = ((256, 64), (512, 128), (1024, 256))  # (n_fft, hop) of the vocoder's losses, samples
+
+
+def log_magnitudes(wave: jax.Array, floor: float = 1e-4) -> list[jax.Array]:
+    """Return the log magnitudes [B, t, f, 1] (nepers) of waveforms [B, N] at each of the RESOLUTIONS."""
+    found = []
+    for n_fft, hop in RESOLUTIONS:
+        frames = wave.shape[1] // hop
+        spec = stft(wave[..., None], n_fft=n_fft, hop_length=hop, n_frames=frames, n_bins=n_fft // 2)
+        found.append(0.5 * jnp.log(jnp.real(spec) ** 2 + jnp.imag(spec) ** 2 + floor**2))
+    return found
+
+
+def vocoder_loss(
+    log_mel_of: Callable,
+    generate: Callable,
+    discriminate: Callable,
+    *,
+    stft_weight: float,
+    adversarial_weight: float,
+    feature_weight: float,
+):
+    """L1 on log-mel and on log magnitudes at three resolutions, least-squares adversarial and feature-matching terms.
+
+    As in `mel_decoder_loss`, all networks learn in one update.
+
+    Args:
+      log_mel_of: waveforms [B, N] -> log-mel [B, T, M].
+      generate: (parameters, log-mel) -> waveforms [B, N].
+      discriminate: (parameters, log magnitudes of one resolution) -> features of each layer, scores last; the
+        parameters of the discriminators are a list, one for each of the RESOLUTIONS.
+
+    Source: Siuzdak 2024 (arXiv:2306.00814), section 3.3; Yamamoto et al. 2020 (arXiv:1910.11480) for the resolutions.
+    """
+
+    def loss_fn(params, batch, key):
+        del key
+        mel = log_mel_of(batch["wave"])
+        output = generate(params["generator"], mel)
+        mel_l1 = jnp.mean(jnp.abs(log_mel_of(output) - mel))
+        totals = dict.fromkeys(("stft_l1", "discriminator", "adversarial", "features"), 0.0)
+        pairs = zip(params["discriminators"], log_magnitudes(batch["wave"]), log_magnitudes(output), strict=True)
+        for judge, wanted, made in pairs:
+            *_, real = discriminate(judge, wanted)
+            *_, fake = discriminate(judge, jax.lax.stop_gradient(made))
+            fixed = jax.lax.stop_gradient(judge)
+            *aims, _ = discriminate(fixed, wanted)
+            *seen, score = discriminate(fixed, made)
+            totals["stft_l1"] += jnp.mean(jnp.abs(wanted - made))
+            totals["discriminator"] += jnp.mean((real - 1.0) ** 2) + jnp.mean(fake**2)
+            totals["adversarial"] += jnp.mean((score - 1.0) ** 2)
+            totals["features"] += sum(jnp.mean(jnp.abs(a - b)) for a, b in zip(aims, seen, strict=True)) / len(aims)
+        parts = {name: value / len(RESOLUTIONS) for name, value in totals.items()}
+        loss = mel_l1 + stft_weight * parts["stft_l1"] + parts["discriminator"]
+        loss += adversarial_weight * parts["adversarial"] + feature_weight * parts["features"]
+        return loss, {"log_mel_l1": mel_l1} | parts
 
     return loss_fn
 

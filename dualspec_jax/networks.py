@@ -9,6 +9,7 @@ from dualspec_jax.models.localiser import AzimuthNetwork
 from dualspec_jax.models.text_encoder import T5Encoder
 from dualspec_jax.models.unet import UNet
 from dualspec_jax.models.vae import AutoencoderKL
+from dualspec_jax.models.vocoder import Vocoder
 
 
 def make_vae(section: ConfigDict, dtype: jnp.dtype = jnp.float32, remat: bool = False) -> AutoencoderKL:
@@ -20,9 +21,7 @@ def make_vae(section: ConfigDict, dtype: jnp.dtype = jnp.float32, remat: bool = 
 
 def make_discriminator(config: ConfigDict) -> PatchDiscriminator:
     """Return the discriminator that the Mel-VAE's decoder is trained against."""
-    v = config.mel_vae
-    mean, std = sum(v.input_mean) / len(v.input_mean), sum(v.input_std) / len(v.input_std)
-    return PatchDiscriminator(tuple(config.mel_decoder.discriminator_channels), mean, std)
+    return PatchDiscriminator(tuple(config.mel_decoder.discriminator_channels), *_mel_scale(config))
 
 
 def make_latent_encoder(config: ConfigDict):
@@ -47,6 +46,23 @@ def make_text_encoder(section: ConfigDict, dtype: jnp.dtype = jnp.float32) -> T5
 def make_unet(section: ConfigDict, dtype: jnp.dtype = jnp.float32, remat: bool = False) -> UNet:
     """Return the denoiser of `config.unet`."""
     return UNet(**{name: _frozen(value) for name, value in section.items()}, dtype=dtype, remat=remat)
+
+
+def make_vocoder(config: ConfigDict) -> Vocoder:
+    """Return the neural vocoder of `config.vocoder`."""
+    v = config.vocoder
+    mean, std = _mel_scale(config)
+    return Vocoder(v.channels, v.layers, v.hidden, mean, std)
+
+
+def make_spectrogram_discriminator(config: ConfigDict) -> PatchDiscriminator:
+    """Return the discriminator of log magnitudes that the vocoder is trained against, the same at each resolution."""
+    return PatchDiscriminator(tuple(config.vocoder.discriminator_channels), *_mel_scale(config))
+
+
+def _mel_scale(config: ConfigDict) -> tuple[float, float]:
+    v = config.mel_vae
+    return sum(v.input_mean) / len(v.input_mean), sum(v.input_std) / len(v.input_std)
 
 
 def make_classifier(section: ConfigDict, num_labels: int, frame_rate: float) -> EventClassifier:

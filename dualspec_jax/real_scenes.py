@@ -13,11 +13,12 @@ from dualspec_jax import losses, networks
 from dualspec_jax.bundle import Bundle
 from dualspec_jax.generate import make_synthesis
 from dualspec_jax.ops.binaural import spatial_features
-from dualspec_jax.ops.mel import log_mel, mel_filterbank
+from dualspec_jax.ops.mel import log_mel
 from dualspec_jax.ops.stft import stft
 from dualspec_jax.spatial.echo import render_in_room, room_response
 from dualspec_jax.spatial.hrtf import Hrtf
 from dualspec_jax.spatial.scene import fit_event, load_clip, render
+from dualspec_jax.vocoders import mel_filters, vocoder_params
 from dualspec_jax.wav import peak_gain
 
 DIRECTIONS = 3  # of each recording
@@ -112,9 +113,9 @@ def make_stages(bundle: Bundle, vocoder: str) -> Callable:
     """
     config, params = bundle.config, jax.device_put(bundle.params)
     audio = config.audio
-    filters = mel_filterbank(audio.sample_rate, audio.n_fft, audio.n_mels, audio.fmin, audio.fmax, audio.n_bins)
+    filters = mel_filters(audio)
     size = {name: audio[name] for name in ("n_fft", "hop_length", "n_frames", "n_bins")}
-    synthesise = make_synthesis(config, vocoder)
+    synthesise, vocoder_weights = make_synthesis(config, vocoder), vocoder_params(bundle, vocoder)
 
     def reconstruct(name, x):
         vae, variables = networks.make_vae(config[name]), {"params": params[name]}
@@ -141,7 +142,7 @@ def make_stages(bundle: Bundle, vocoder: str) -> Callable:
                 errors = per_clip(losses.mel_errors, mel, mel_out)
                 errors |= per_clip(losses.stft_errors, features, features_out)
                 errors["ipd_rad"] = per_clip(ipd_error, features, features_out)
-            rebuilt = synthesise(mel_out, features_out, keys)
+            rebuilt = synthesise(vocoder_weights, mel_out, features_out, keys)
             rebuilt_mel = log_mel(stft(rebuilt, **size), filters, audio.mel_floor)
             errors["resynthesis_l1"] = jnp.mean(jnp.abs(rebuilt_mel - mel), axis=(1, 2, 3))
             results[stage] = (rebuilt, errors)

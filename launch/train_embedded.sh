@@ -34,6 +34,7 @@ train text_encoder
 train mel_vae
 train mel_decoder
 train stft_vae
+train vocoder
 stage encode dualspec_jax.encode --config "$CONFIG" --workdir "$WORKDIR"
 train diffusion
 if [[ ! -d $WORKDIR/bundle ]]; then

@@ -1,3 +1,6 @@
+import copy
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -62,6 +65,7 @@ def test_azimuth_0_and_none_differ(generator):
         {"guidance_stft": 7.0},
         {"guidance_interval": (0.0, 0.5)},
         {"vocoder": VOCODERS[1]},
+        {"vocoder": "vocos"},
     ],
 )
 def test_each_setting_matters(generator, setting):
@@ -148,3 +152,20 @@ def test_setting_out_of_range_is_named(bundle, generator, setting):
 def test_noise_with_a_solver_that_has_none_is_refused(bundle):
     with pytest.raises(ValueError, match="eta = 0.5: sampling noise needs solver ddim"):
         Generator(bundle, eta=0.5, solver="unipc")
+
+
+def test_a_bundle_without_a_neural_vocoder_says_so(bundle):
+    params = {name: tree for name, tree in bundle.params.items() if name != "vocoder"}
+    without = dataclasses.replace(bundle, params=params)
+    with pytest.raises(ValueError, match="vocoder = 'vocos': the bundle .* has no neural vocoder"):
+        Generator(without, vocoder="vocos")
+    for name in VOCODERS[:2]:
+        same = one(Generator(bundle, batch_size=2, vocoder=name))
+        assert one(Generator(without, batch_size=2, vocoder=name)).tobytes() == same.tobytes()
+
+
+def test_mel_iterations_follow_griffin_lim(bundle):
+    config = copy.deepcopy(bundle.config)
+    config.sample.mel_iters = 2
+    other = Generator(dataclasses.replace(bundle, config=config), batch_size=2)
+    assert one(other).tobytes() != one(Generator(bundle, batch_size=2)).tobytes()

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import jax
@@ -8,7 +9,7 @@ from tiny import save_tiny_bundle, tiny_config
 from dualspec_jax.bundle import load_bundle
 from dualspec_jax.checkpoint import latest_step, load_params
 from dualspec_jax.export import total_steps
-from dualspec_jax.import_bundle import TASKS, import_bundle
+from dualspec_jax.import_bundle import INSIDE, TASKS, import_bundle
 from dualspec_jax.loop import train
 from dualspec_jax.tasks import make_task
 
@@ -35,7 +36,7 @@ def test_checkpoints_hold_the_parameters_of_the_bundle(bundle, workdir, which):
     for task, part in TASKS.items():
         params, _ = load_params(workdir / task, which)
         assert latest_step(workdir / task) == 0
-        jax.tree.map(np.testing.assert_array_equal, params["encoder"] if task == "text_encoder" else params,
+        jax.tree.map(np.testing.assert_array_equal, params[INSIDE[task]] if task in INSIDE else params,
                      bundle.params[part])  # fmt: skip
     assert json.loads((workdir / "tokenizer.json").read_text()) == json.loads(
         (bundle.path / "tokenizer.json").read_text()
@@ -73,3 +74,10 @@ def test_a_config_of_another_size_is_refused_before_anything_is_written(bundle, 
     with pytest.raises(ValueError, match=r"diffusion parameter .* has shape"):
         import_bundle(config, tmp_path / "w", bundle)
     assert not (tmp_path / "w").exists()
+
+
+def test_a_bundle_without_a_vocoder_imports_without(bundle, tmp_path):
+    params = {part: tree for part, tree in bundle.params.items() if part != "vocoder"}
+    import_bundle(tiny_config(), tmp_path / "w", dataclasses.replace(bundle, params=params))
+    assert latest_step(tmp_path / "w" / "vocoder") is None
+    assert latest_step(tmp_path / "w" / "diffusion") == 0

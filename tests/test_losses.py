@@ -171,6 +171,33 @@ def test_decoder_and_discriminator_learn_apart():
         np.testing.assert_allclose(other["discriminator"], plain["discriminator"], rtol=1e-6)
 
 
+def _vocoder_gradients(stft_weight=0.0, adversarial_weight=0.0, feature_weight=0.0):
+    """Return the gradients of a vocoder that scales the waveform and of discriminators that scale."""
+    wave = jax.random.normal(jax.random.key(1), (2, 1024))
+    loss = losses.vocoder_loss(
+        lambda x: jnp.log(jnp.abs(x[:, :, None])),
+        lambda scale, mel: scale * wave + 0.0 * jnp.sum(mel),
+        lambda scale, x: [scale * x, scale * jnp.mean(x, axis=-1)],
+        stft_weight=stft_weight,
+        adversarial_weight=adversarial_weight,
+        feature_weight=feature_weight,
+    )
+    params = {"generator": jnp.array(0.5), "discriminators": [jnp.array(2.0)] * len(losses.RESOLUTIONS)}
+    return jax.grad(loss, has_aux=True)(params, {"wave": wave}, jax.random.key(0))
+
+
+def test_vocoder_and_discriminators_learn_apart():
+    plain, metrics = _vocoder_gradients()
+    np.testing.assert_allclose(metrics["log_mel_l1"], np.log(2.0), rtol=1e-5)
+    np.testing.assert_allclose(metrics["stft_l1"], np.log(2.0), rtol=1e-3)  # half as loud at every resolution
+    np.testing.assert_allclose(plain["generator"], -2.0, rtol=1e-5)  # d|log s| / ds at 1/2
+    for weights in ((1.0, 0.0, 0.0), (0.0, 0.7, 0.0), (0.0, 0.0, 0.7)):
+        other, _ = _vocoder_gradients(*weights)
+        assert abs(float(other["generator"] - plain["generator"])) > 1e-3
+        np.testing.assert_allclose(other["discriminators"], plain["discriminators"], rtol=1e-6)
+    assert all(float(jnp.abs(g)) > 0 for g in plain["discriminators"])
+
+
 def test_latent_noise_reaches_the_decoder():
     loss = lambda noise: losses.mel_decoder_loss(
         lambda vae, x: x, lambda vae, scale, z: scale * z, lambda scale, x: [x, x],

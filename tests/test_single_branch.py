@@ -39,9 +39,9 @@ def test_each_branch_alone_makes_its_own_sound():
     mel = log_mel(spec, mel_filterbank(), a.mel_floor)
     features = spatial_features(spec)
     keys = jax.random.split(jax.random.key(0), 1)
-    from_mel = np.asarray(jax.jit(make_synthesis(c, "griffin_lim"))(mel, jnp.full_like(features, 9.0), keys))[0]
+    from_mel = np.asarray(jax.jit(make_synthesis(c, "griffin_lim"))({}, mel, jnp.full_like(features, 9.0), keys))[0]
     stft_only = make_synthesis(config(0.0, 1.0), "griffin_lim")
-    from_stft = np.asarray(jax.jit(stft_only)(jnp.full_like(mel, 9.0), features, keys))[0]
+    from_stft = np.asarray(jax.jit(stft_only)({}, jnp.full_like(mel, 9.0), features, keys))[0]
     assert from_mel.shape == from_stft.shape == ears.shape
     assert metrics.ild_db(from_mel) == pytest.approx(metrics.ild_db(ears), abs=1.0)
     assert metrics.ild_db(from_stft) == pytest.approx(metrics.ild_db(ears), abs=1.0)

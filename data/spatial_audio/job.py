@@ -7,6 +7,8 @@ and what is written depends on the job alone: not on the number of workers, nor 
 
 import concurrent.futures
 import concurrent.futures.process
+import contextlib
+import ctypes
 import dataclasses
 import errno
 import functools
@@ -30,6 +32,7 @@ from data.sources import Recording
 from data.spatial_audio.recipe import Recipe
 
 SHARD = 128  # scenes in one file, about 100 MB
+_M_ARENA_MAX = -8  # in glibc's malloc.h
 SCENE_BYTES = 1.0e6  # disk a scene needs at least, to refuse a build that cannot fit
 
 
@@ -156,6 +159,7 @@ def write_shard(folder: str, split: str, number: int) -> tuple[str, int]:
 
 def write_shards(folder: Path, job: Job, workers: int) -> None:
     """Make all missing shards, in this process or, with more than one worker, in as many others."""
+    _share_one_arena()
     todo = [s for s in job.shards() if read_shard(folder, *s) is None]
     bar = tqdm(total=sum(job.n_scenes.values()), desc=job.name, unit=" scenes")
     bar.update(bar.total - sum(len(job.scenes(*s)) for s in todo))
@@ -204,8 +208,19 @@ def total_digest(shards: Sequence[Shard]) -> str:
     return digest.hexdigest()
 
 
+def _share_one_arena() -> None:
+    """Let all threads of this process take memory from one place, where malloc is glibc's.
+
+    Each shard is computed in a thread of its own. With an arena for each, the peak of a build rose by chance with the
+    number of shards, by 170 MiB from 1 000 to 6 000 scenes, though what is in use does not grow.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+
+
 def _end_with_parent(parent: int) -> None:
-    """Watch over a worker: a build that was killed leaves no process behind."""
+    """Watch over a worker, which shares one arena too: a build that was killed leaves no process behind."""
+    _share_one_arena()
 
     def watch():
         while os.getppid() == parent:

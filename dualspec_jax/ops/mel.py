@@ -53,6 +53,12 @@ def sum_ears(mel: Float[Array, "B T M 2"]) -> Float[Array, "B T M"]:
     return 0.5 * jax.nn.logsumexp(2.0 * mel, axis=-1)
 
 
+def spread_mel(mel: Float[Array, "B T M"], filters: Float[Array, "F M"] | np.ndarray) -> Float[Array, "B T F"]:
+    """Return smooth magnitudes about as large as those behind a log-mel: each bin has the mean of its bands."""
+    filters = jnp.asarray(filters)
+    return jnp.exp(mel) @ filters.T / (jnp.sum(filters, axis=1) * jnp.mean(jnp.sum(filters, axis=0)) + 1e-6)
+
+
 def mel_to_magnitude(
     mel: Float[Array, "B T M"],
     filters: Float[Array, "F M"] | np.ndarray,
@@ -69,10 +75,9 @@ def mel_to_magnitude(
     Source: non-negative least squares with the updates of Lee and Seung 2001.
     """
     filters = jnp.asarray(filters)
-    target = jnp.exp(mel)
-    numerator = target @ filters.T
+    numerator = jnp.exp(mel) @ filters.T
     if initial is None:
-        initial = numerator / (jnp.sum(filters, axis=1) * jnp.mean(jnp.sum(filters, axis=0)) + 1e-6)
+        initial = spread_mel(mel, filters)
 
     def update(_, s):
         return s * numerator / ((s @ filters) @ filters.T + 1e-9)

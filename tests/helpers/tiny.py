@@ -24,6 +24,7 @@ def tiny_config() -> ConfigDict:
     c.text.update(vocab_size=800, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, max_length=24)
     c.unet.update(channels=(16, 16), attention=(False, True), head_dim=8, norm_groups=4)
     c.sample.update(steps=3, griffin_lim_iters=2)
+    c.vocoder.update(channels=8, layers=1, hidden=16, mel_iters=2, discriminator_channels=(4, 4))
     c.classifier.hidden = (8, 8)
     c.localiser.update(azimuths=36, hidden=(8,))
     for task in config_lib.TASKS:
@@ -53,6 +54,7 @@ def save_tiny_bundle(path: Path, config: ConfigDict | None = None, steps: dict[s
         "mel_vae": init(networks.make_vae(c.mel_vae), mel, key),
         "stft_vae": init(networks.make_vae(c.stft_vae), stft, key),
         "text_encoder": init(networks.make_text_encoder(c.text), ids, ids > -1),
+        "vocoder": init(networks.make_vocoder(c), mel[..., 0], stft[..., 0]),
         "unet": init(networks.make_unet(c.unet), latent, one, text, ids > -1, one, one > 0),
     }
     mean, std = np.zeros(channels, np.float32), np.ones(channels, np.float32)

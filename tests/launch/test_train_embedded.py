@@ -37,15 +37,15 @@ def test_stages_run_in_order_and_their_times_are_kept(run, tmp_path):
     modules = [call.split()[1] for call in calls]
     train = ["dualspec_jax.train"]
     assert modules == [
-        "data.spatial_audio.build", *train * 4, "dualspec_jax.encode", *train, "dualspec_jax.export",
+        "data.spatial_audio.build", *train * 5, "dualspec_jax.encode", *train, "dualspec_jax.export",
         "dualspec_jax.evaluate",
     ]  # fmt: skip
     tasks = [call.split("--task ")[1].split()[0] for call in calls if "--task" in call]
-    assert tasks == ["text_encoder", "mel_vae", "mel_decoder", "stft_vae", "diffusion"]
+    assert tasks == ["text_encoder", "mel_vae", "mel_decoder", "stft_vae", "vocoder", "diffusion"]
     names = [line.split("\t")[0] for line in times]
-    assert names == ["build", *tasks[:4], "encode", *tasks[4:], "export", "evaluate"]
+    assert names == ["build", *tasks[:5], "encode", *tasks[5:], "export", "evaluate"]
     assert all(line.split("\t")[2:] == ["0", "2 cpu"] for line in times)
-    assert all(f"--workdir {tmp_path / 'work'}" in call for call in calls[1:7])
+    assert all(f"--workdir {tmp_path / 'work'}" in call for call in calls[1:8])
 
 
 def test_a_failing_stage_ends_the_run_with_its_status(run):
