@@ -31,6 +31,7 @@ def test_gallery_shows_each_prompt_with_its_measured_direction(tmp_path):
     prompts = ("a dog barking at 10 o'clock", "rain to the right")
     records = make_gallery(tmp_path, load_bundle(tmp_path / "bundle"), spherical_head(), prompts)
     text = (tmp_path / "gallery.md").read_text()
+    assert "The head: rigid sphere;" in text
     for i, (prompt, record) in enumerate(zip(prompts, records, strict=True)):
         assert f"## {prompt}" in text and f"ITD {record['itd_us']:.0f} us" in text
         assert (tmp_path / "gallery" / f"{i:02d}.png").read_bytes().startswith(b"\x89PNG")
