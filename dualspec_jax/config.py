@@ -98,7 +98,7 @@ def default() -> ConfigDict:
             channels=256,
             layers=5,
             hidden=512,
-            mel_iters=8,  # projections onto the log-mel after the network, see `ops.griffin_lim.match_mel`
+            mel_iters=16,  # projections onto the log-mel after the network, see `ops.griffin_lim.match_mel`
             stft_weight=0.5,  # of the L1 on log magnitudes at three resolutions, beside that on the log-mel
             adversarial_weight=0.05,  # of the least-squares score
             feature_weight=0.2,  # of the L1 between what the discriminators' layers see
