@@ -9,13 +9,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dualspec_jax.spatial.direction import STYLES, describe_direction, parse_direction
+from dualspec_jax.spatial.direction import (
+    STYLES,
+    DirectionError,
+    circular_difference,
+    describe_direction,
+    parse_direction,
+)
 from dualspec_jax.spatial.mirror import mirror_directions
 
 __all__ = ["STYLES", "make_caption", "make_scene_caption", "mirror_caption"]
 
 mirror_caption = mirror_directions  # the words of a scene whose ears are swapped
 
+DRAWS = 100  # of a caption, until one reads back
 # Fine for any event: "a dog barking", "dog barks", "a man speaks while a car passes".
 _EVENT_DIRECTION = (
     "{event} {direction}", "{event} {direction}", "{event}, {direction}", "{direction}, {event}",
@@ -107,8 +114,8 @@ def make_caption(
       style: 'doa', 'clock' or 'general'; None draws one of them uniformly.
 
     Raises:
-      ValueError: neither an event nor an azimuth, an empty event, one that names a direction itself, an invalid
-        azimuth, or an unknown style.
+      ValueError: neither an event nor an azimuth, an empty event, one that names a direction itself or reads as a part
+        of any, an invalid azimuth, or an unknown style.
     """
     if style is not None and style not in STYLES:
         raise ValueError(f"style: {style!r} must be one of {STYLES} or None")
@@ -118,13 +125,30 @@ def make_caption(
     if azimuth_deg is None:
         template = _choose(_EVENT + (_NOUN if _is_noun_phrase(event) else ()), rng)
         return _finish(template.format(event=event), rng)
-    direction = describe_direction(azimuth_deg, style or _choose(STYLES, rng), rng)
+    style = style or _choose(STYLES, rng)
     if event is None:
+        direction = describe_direction(azimuth_deg, style, rng)
         return _finish(_choose(_DIRECTION, rng).format(direction=direction), rng)
-    templates = _EVENT_DIRECTION
-    if _is_noun_phrase(event):
-        templates += _NOUN_DIRECTION + (_NOUN_FROM if direction.startswith("from ") else ())
-    return _finish(_choose(templates, rng).format(event=event, direction=direction), rng)
+    for _ in range(DRAWS):
+        direction = describe_direction(azimuth_deg, style, rng)
+        templates = _EVENT_DIRECTION
+        if _is_noun_phrase(event):
+            templates += _NOUN_DIRECTION + (_NOUN_FROM if direction.startswith("from ") else ())
+        caption = _finish(_choose(templates, rng).format(event=event, direction=direction), rng)
+        if _reads_back(caption, azimuth_deg):
+            return caption
+    raise ValueError(f"event: {event!r} cannot be told from a direction beside it; word it otherwise")
+
+
+def _reads_back(caption: str, azimuth_deg: float) -> bool:
+    """Tell whether a caption names the azimuth: not so "a choir of twenty - 0 degrees", which reads as a range."""
+    try:
+        direction = parse_direction(caption)
+    except DirectionError:
+        return False
+    rounding = 0.05 + 1e-6  # degrees are worded to a tenth
+    apart = 360.0 if direction is None else abs(circular_difference(direction.azimuth_deg, azimuth_deg))
+    return direction is not None and apart <= direction.tolerance_deg + rounding
 
 
 def _choose(options: tuple[str, ...], rng: np.random.Generator) -> str:

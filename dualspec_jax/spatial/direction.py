@@ -252,7 +252,8 @@ def _find_mentions(low: str, text: str):
     for match in vocabulary.MENTION.finditer(low):
         words, start, end = match.group(), match.start() + len(match.group()) - len(match.group().lstrip()), match.end()
         near = bool(runs) and vocabulary.GAP.fullmatch(low, runs[-1][2], start) is not None
-        if words == "behind" and not near and vocabulary.LEFT_BEHIND.search(low, 0, start):
+        verb = words == "behind" and not near and vocabulary.LEFT_BEHIND.search(low, 0, start)
+        if verb and not vocabulary.AND_SIDE.match(low, end):
             continue
         letters = {
             letter

@@ -171,6 +171,8 @@ GAP = re.compile(
 )
 SLIGHTLY = re.compile(r"\b(?:slightly|slight|a\s+(?:little|bit|touch))\s+(?:off\s+|over\s+)?$")
 LEFT_BEHIND = re.compile(r"\b(?:left|fall\w*|fell|lag\w*|stay\w*|leav\w+)\s+$")
+# After "behind", where somebody left: "has left behind and to the left".
+AND_SIDE = re.compile(r"\s+and\s+(?:to|on|at)\s+(?:the|my|your)\s+(?:left|right)\b")
 
 ELEVATION = re.compile(
     r"\b(?:above|below|beneath|underneath|under|over)\s+(?:me|you|us|the\s+(?:listener|hearer)|(?:my|your|our)\s+"

@@ -64,6 +64,17 @@ def test_any_azimuth_and_style_read_back(event, azimuth_deg, seed):
     assert abs(circular_difference(direction.azimuth_deg, azimuth_deg)) <= direction.tolerance_deg + 0.0500001, caption
 
 
+def test_a_number_before_the_direction_is_no_range():
+    """This seed once gave "a choir of twenty - 0 degrees", which cannot be read."""
+    caption = make_caption("a choir of twenty", 0.0, np.random.default_rng(1362339))
+    assert parse_direction(caption).azimuth_deg == 0.0
+
+
+def test_who_left_can_be_behind_and_to_the_left():
+    assert parse_direction("the train has left behind and to the left").azimuth_deg == 135.0
+    assert parse_direction("the train was left behind") is None
+
+
 def test_styles_are_drawn_uniformly():
     rng = np.random.default_rng(0)
     counts = Counter(parse_direction(make_caption("rain", 75.0, rng)).style for _ in range(900))
@@ -123,6 +134,8 @@ def test_bad_arguments_raise(arguments, field):
 
 # --- the grammar runs both ways ---
 
+# Without "the train has left behind on the left": is that left, or behind?
+PLAIN_EVENTS = [event for event in EVENTS if event != "the train has left"]
 STYLE_WORDINGS = [(style, i) for style in STYLES for i in range(len(wordings(style)))]
 
 
@@ -139,7 +152,7 @@ def read_both_ways(event, azimuth_deg, style, wording):
 
 
 @settings(max_examples=400, deadline=None)
-@given(st.sampled_from(EVENTS), st.integers(0, 359), st.sampled_from(STYLE_WORDINGS))
+@given(st.sampled_from(PLAIN_EVENTS), st.integers(0, 359), st.sampled_from(STYLE_WORDINGS))
 def test_every_wording_reads_back_and_mirrors(event, azimuth_deg, style_wording):
     read_both_ways(event, azimuth_deg, *style_wording)
 
