@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 TASKS = ("mel_vae", "mel_decoder", "stft_vae", "vocoder", "text_encoder", "classifier", "localiser", "diffusion")
 MAX_SPACING = 4.0  # of the sampler's steps
 SOLVERS = ("ddim", "dpmpp_2m", "unipc")
-VOCODERS = ("griffin_lim_stft", "griffin_lim", "vocos")  # the first is the default
+VOCODERS = ("griffin_lim_stft", "griffin_lim", "vocos")  # see `vocoders.default_vocoder`
 
 
 def default() -> ConfigDict:

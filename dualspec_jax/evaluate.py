@@ -65,7 +65,7 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("--solver", choices=SOLVERS, help="of the sampler (default: the bundle's)")
     p.add_argument("--spacing", type=float, help="of the sampler's steps, 1 to 4 (default: the bundle's)")
     p.add_argument("--guidance", type=parse_guidance, metavar="MEL[,STFT]", help="guidance scales; 1 is none")
-    p.add_argument("--vocoder", choices=VOCODERS, default=VOCODERS[0], help="default %(default)s")
+    p.add_argument("--vocoder", choices=VOCODERS, help="default: neural if the bundle has it, else griffin_lim_stft")
     p.add_argument("--text-only", action="store_true", help="do not read the words as a number beside the text encoder")
     p.add_argument("--seed", type=int, default=0, help="clip i gets seed + i (default 0)")
     return p
@@ -140,13 +140,14 @@ def _run(args: argparse.Namespace) -> int:
     from dualspec_jax.network_localiser import LOCALISER, load_localiser
     from dualspec_jax.real_scenes import load_scenes, recorded_labels
     from dualspec_jax.spatial.hrtf import load_hrtf
+    from dualspec_jax.vocoders import default_vocoder
     from dualspec_jax.wav import read_wav, write_atomically
     from dualspec_jax.wav_folder import list_clips
 
     compile_cache.enable()
     clap = None if args.clap is None else ClapJudge(args.clap)
     bundle = load_bundle(args.bundle)
-    audio = bundle.config.audio
+    audio, vocoder = bundle.config.audio, args.vocoder or default_vocoder(bundle)
     hrtf = load_hrtf(hrtf_path, audio.sample_rate)
     classifier, localiser = load_classifier(args.classifier), load_localiser(args.localiser)
     copies = load_copy_index(root, labels, audio) if args.copying else None
@@ -155,7 +156,7 @@ def _run(args: argparse.Namespace) -> int:
         "seed": args.seed,
         "rooms": args.rooms,
         "text_only": args.text_only,
-        "vocoder": args.vocoder,
+        "vocoder": vocoder,
         "batch_size": args.batch_size,
         "limit": args.limit,
     }
@@ -169,9 +170,9 @@ def _run(args: argparse.Namespace) -> int:
     if {"real", "round_trip"} & set(args.rows):
         unseen = recorded_labels(root, labels) or labels  # none: `load_scenes` says so
         scenes = limit_evenly(load_scenes(root, unseen, audio.n_samples, args.seed), args.limit)
-        vocoder = args.vocoder if "round_trip" in args.rows else None
+        staged = vocoder if "round_trip" in args.rows else None
         systems |= measure_real(
-            bundle, judge, scenes, real="real" in args.rows, vocoder=vocoder, seed=args.seed, rooms=args.rooms
+            bundle, judge, scenes, real="real" in args.rows, vocoder=staged, seed=args.seed, rooms=args.rooms
         )
         for scene in scenes:
             if not pictures[scene.label]:
@@ -184,7 +185,7 @@ def _run(args: argparse.Namespace) -> int:
             steps=args.steps,
             guidance_mel=guidance[0],
             guidance_stft=guidance[1],
-            vocoder=args.vocoder,
+            vocoder=vocoder,
             solver=args.solver,
             spacing=args.spacing,
             batch_size=args.batch_size,

@@ -21,7 +21,7 @@ from dualspec_jax.ops.stft import istft
 from dualspec_jax.prompts import Request, complete
 from dualspec_jax.sharding import make_mesh, replicated, split_batch
 from dualspec_jax.single_branch import branch_of, make_single_synthesis
-from dualspec_jax.vocoders import make_vocoder, vocoder_params
+from dualspec_jax.vocoders import default_vocoder, make_vocoder, vocoder_params
 
 SETTINGS = (
     "steps", "solver", "spacing", "guidance_mel", "guidance_stft", "guidance_interval", "guidance_rescale", "eta",
@@ -65,7 +65,7 @@ class Generator:
       guidance_interval: noise levels that are guided, from 0 (clean) to 1 (pure noise); elsewhere a step costs less.
       guidance_rescale: 0 to 1, see `diffusion.guidance.guide`.
       eta: sampling noise of solver ddim, 0 to 1; above 0 it chooses that solver where none is named.
-      vocoder: one of config.VOCODERS.
+      vocoder: one of config.VOCODERS; see `vocoders.default_vocoder`.
       batch_size: clips made at once. For all but this, None takes the bundle's default.
 
     Attributes:
@@ -97,7 +97,7 @@ class Generator:
         self.spacing = bundle.config.sampler.spacing
         self.guidance_rescale = bundle.config.sampler.guidance_rescale
         self.guidance_mel, self.guidance_stft = s.guidance_mel, s.guidance_stft
-        self.vocoder = VOCODERS[0]
+        self.vocoder = default_vocoder(bundle)
         self.seconds: Counter[str] = Counter()
         self._functions = _make_functions(bundle)
         self._compiled: dict[tuple, tuple] = {}

@@ -40,7 +40,7 @@ def make_content(config: ConfigDict, n_samples: int | None = None) -> Callable:
 def make_vocoder(config, name: str) -> Callable:
     """Return (parameters, mel [B,T,M,2], features [B,T,F,4], keys [B]) -> mono content, complex [B,T,F].
 
-    "griffin_lim_stft" (the default) starts the search for magnitudes at those of the STFT branch; "griffin_lim" takes
+    "griffin_lim_stft" starts the search for magnitudes at those of the STFT branch; "griffin_lim" takes
     them from the Mel branch alone. From exact features of KEMAR renderings the first keeps the level difference to 0.02
     dB, the second to 0.16 dB; generated clips measure the same. "vocos" is the neural vocoder of a bundle that has one,
     whose parameters it takes; the others take none.
@@ -67,6 +67,14 @@ def make_vocoder(config, name: str) -> Callable:
         return match_mel(spec, content_mel, filters, iters=s.mel_iters, **size) if s.mel_iters else spec
 
     return vocode
+
+
+def default_vocoder(bundle: Bundle) -> str:
+    """Return "vocos" for a bundle with a neural vocoder, else "griffin_lim_stft".
+
+    Of the embedded model's clips the classifier names more right with the first (docs/training.md).
+    """
+    return "vocos" if "vocoder" in bundle.params else VOCODERS[0]
 
 
 def vocoder_params(bundle: Bundle, name: str) -> dict:
