@@ -118,7 +118,7 @@ def make_gallery(folder: Path, bundle: Any, hrtf: Any, prompts: tuple[str, ...] 
         target = judge.target_cues(float(asked[i]))
         draw_clip(pictures / f"{i:02d}.png", waveforms[i], mels[i], audio.sample_rate, target)
         blocks.append(
-            f"## {prompt}\n\nSeed {i}. Asked {asked[i]:g} deg, measured {record['measured_deg']:.0f} deg; ITD "
+            f"## {prompt}\n\nSeed {i}. Asked {asked[i]:g} deg, measured {round(record['measured_deg']) % 360} deg; ITD "
             f"{record['itd_us']:.0f} us (head: {target[0]:.0f}), ILD {record['ild_db']:.1f} dB "
             f"(head: {target[1]:.1f}), peak {record['peak_dbfs']:.1f} dBFS.\n\n"
             f"![spectrograms, ITD and ILD](gallery/{i:02d}.png)\n"
