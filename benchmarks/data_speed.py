@@ -32,7 +32,7 @@ sys.path.insert(0, str(ROOT))
 from dualspec_jax import compile_cache  # noqa: E402 - after the path is set
 from dualspec_jax import config as config_lib  # noqa: E402 - after the path is set
 from dualspec_jax.ops.coding import decode_stft_features, encode_stft_features  # noqa: E402
-from dualspec_jax.ops.mel import mel_filterbank  # noqa: E402
+from dualspec_jax.ops.mel import mel_filters  # noqa: E402
 from dualspec_jax.spatial.hrtf import spherical_head  # noqa: E402
 from dualspec_jax.spatial.render import HrirBank, make_bank_renderer, make_renderer  # noqa: E402
 
@@ -109,7 +109,7 @@ def compare(name: str, ours, theirs, rows: list) -> None:
 def measure_features(rows: list) -> None:
     """Compare the analysis alone; the two must agree first."""
     mono, azimuth, head = make_clips()
-    filters = mel_filterbank(AUDIO.sample_rate, AUDIO.n_fft, AUDIO.n_mels, AUDIO.fmin, AUDIO.fmax, AUDIO.n_bins)
+    filters = mel_filters(AUDIO)
     response = head.spectrum(azimuth, AUDIO.n_fft, AUDIO.n_bins)
     render = make_renderer(AUDIO.to_json())
     wave, mel, features = map(np.asarray, render(mono[:, None], head.at(azimuth)[:, None], response))
@@ -138,7 +138,7 @@ def measure_render(rows: list) -> None:
     import scipy.signal
 
     mono, azimuth, head = make_clips()
-    filters = mel_filterbank(AUDIO.sample_rate, AUDIO.n_fft, AUDIO.n_mels, AUDIO.fmin, AUDIO.fmax, AUDIO.n_bins)
+    filters = mel_filters(AUDIO)
     render = make_bank_renderer(HrirBank(head, AUDIO.n_fft, AUDIO.n_bins), AUDIO)
 
     def theirs():

@@ -15,11 +15,11 @@ import numpy as np
 
 from dualspec_jax import compile_cache
 from dualspec_jax.bundle import load_bundle
-from dualspec_jax.ops.mel import log_mel
+from dualspec_jax.ops.mel import log_mel, mel_filters
 from dualspec_jax.ops.stft import istft, stft
 from dualspec_jax.prompt_set import labels_of
 from dualspec_jax.real_scenes import DIRECTIONS, load_scenes, recorded_labels
-from dualspec_jax.vocoders import make_vocoder, mel_filters, vocoder_params
+from dualspec_jax.vocoders import make_vocoder, vocoder_params
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -40,7 +40,7 @@ def measure(bundle, waves: np.ndarray, batch_size: int, repeats: int, seed: int)
     log_mel_of = jax.jit(lambda wave: log_mel(stft(wave[..., None], **size), filters, audio.mel_floor)[..., 0])
     runs = {f"griffin_lim {n} + {m}": ("griffin_lim", n, m, 0) for n, m in ((32, 0), (16, 0), (12, 4))}
     if "vocoder" in bundle.params:
-        runs |= {f"vocos + {m}": ("vocos", 0, 0, m) for m in sorted({0, 4, bundle.config.vocoder.mel_iters, 16})}
+        runs |= {f"vocos + {m}": ("vocos", 0, 0, m) for m in sorted({0, 4, 8, 16, bundle.config.vocoder.mel_iters})}
     keys = jax.random.split(jax.random.key(seed), batch_size)
     found = {}
     for title, (name, iters, mel_iters, network_iters) in runs.items():
@@ -71,11 +71,14 @@ def measure(bundle, waves: np.ndarray, batch_size: int, repeats: int, seed: int)
 
 
 def main() -> None:
-    args = make_parser().parse_args()
+    parser = make_parser()
+    args = parser.parse_args()
     compile_cache.enable()
     bundle = load_bundle(args.bundle)
     labels = recorded_labels(args.data, labels_of("full"))
     scenes = load_scenes(args.data, labels, bundle.config.audio.n_samples, args.seed)[::DIRECTIONS]
+    if not 1 <= args.batch_size <= len(scenes):
+        parser.error(f"--batch-size {args.batch_size}: must be in [1, {len(scenes)}], the recordings there are")
     scenes = scenes[: len(scenes) // args.batch_size * args.batch_size]
     waves = np.stack([scene.mono for scene in scenes])
     print(f"{len(waves)} recordings, batches of {args.batch_size}, {jax.devices()[0].device_kind}")

@@ -66,9 +66,9 @@ def unflatten(flat: dict[str, np.ndarray]) -> dict:
 
 def save_params(path: Path, params: dict, dtype=np.float16) -> None:
     """Write a parameter tree as safetensors, cast to dtype."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save  # not save_file: that makes files which their owner alone can read
 
-    save_file({name: np.ascontiguousarray(value.astype(dtype)) for name, value in flatten(params).items()}, path)
+    path.write_bytes(save({name: np.ascontiguousarray(value.astype(dtype)) for name, value in flatten(params).items()}))
 
 
 def load_params_file(path: Path) -> dict:

@@ -11,7 +11,7 @@ from dualspec_jax.copying import CopyIndex
 from dualspec_jax.distribution_metrics import softmax
 from dualspec_jax.event_metrics import Classifier
 from dualspec_jax.network_localiser import NetworkLocaliser, read_azimuth
-from dualspec_jax.ops.mel import log_mel, mel_filterbank, sum_ears
+from dualspec_jax.ops.mel import log_mel, mel_filters, sum_ears
 from dualspec_jax.ops.stft import stft
 from dualspec_jax.spatial.hrtf import Hrtf
 from dualspec_jax.spatial.scene import render
@@ -65,7 +65,7 @@ class ClipJudge:
         freqs = np.arange(audio.n_bins) * audio.sample_rate / audio.n_fft
         templates = hrtf.spectrum(np.arange(360.0), audio.n_fft, audio.n_bins)
         self.localiser = metrics.TemplateLocaliser(templates, freqs, **(metrics.IN_ROOMS if rooms else {}))
-        filters = mel_filterbank(audio.sample_rate, audio.n_fft, audio.n_mels, audio.fmin, audio.fmax, audio.n_bins)
+        filters = mel_filters(audio)
         size = {name: audio[name] for name in ("n_fft", "hop_length", "n_frames", "n_bins")}
 
         def analyse(waveform):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import scipy.fft
 
-from dualspec_jax.ops.mel import log_mel, mel_filterbank
+from dualspec_jax.ops.mel import log_mel, mel_filters
 from dualspec_jax.ops.stft import stft
 from dualspec_jax.ops.texture import RANGE_NEPERS, pool_frames
 from dualspec_jax.spatial.scene import fit_event, load_clip
@@ -80,7 +80,7 @@ def load_copy_index(root: Path, labels: Sequence[str], audio) -> CopyIndex:
         rows = [r for r in csv.DictReader(file) if r.get("split") == "train" and r["label"] in labels]
     if not rows:
         raise ValueError(f"{path} has no recording of {', '.join(labels)} in split train")
-    filters = mel_filterbank(audio.sample_rate, audio.n_fft, audio.n_mels, audio.fmin, audio.fmax, audio.n_bins)
+    filters = mel_filters(audio)
     size = {name: audio[name] for name in ("n_fft", "hop_length", "n_frames", "n_bins")}
     mels = []
     for i, row in enumerate(rows):

@@ -91,7 +91,7 @@ def make_gallery(folder: Path, bundle: Any, hrtf: Any, prompts: tuple[str, ...] 
     """
     from dualspec_jax.clip_judge import ClipJudge
     from dualspec_jax.generate import Generator
-    from dualspec_jax.ops.mel import log_mel, mel_filterbank
+    from dualspec_jax.ops.mel import log_mel, mel_filters
     from dualspec_jax.ops.stft import stft
     from dualspec_jax.prompts import Request
     from dualspec_jax.spatial.direction import parse_direction
@@ -109,7 +109,7 @@ def make_gallery(folder: Path, bundle: Any, hrtf: Any, prompts: tuple[str, ...] 
     judge = ClipJudge(hrtf, audio, None, (), batch_size=len(prompts))
     records = judge(waveforms, asked, prompts)
     size = {name: audio[name] for name in ("n_fft", "hop_length", "n_frames", "n_bins")}
-    filters = mel_filterbank(audio.sample_rate, audio.n_fft, audio.n_mels, audio.fmin, audio.fmax, audio.n_bins)
+    filters = mel_filters(audio)
     mels = np.asarray(log_mel(stft(waveforms, **size), filters, audio.mel_floor))
     pictures = folder / "gallery"
     pictures.mkdir(parents=True, exist_ok=True)

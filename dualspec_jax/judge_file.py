@@ -18,13 +18,14 @@ EVALUATION_MODELS = Path(__file__).parent / "evaluation_models"
 
 def save_judge(path: str | Path, params: dict[str, Any], header: dict[str, Any]) -> None:
     """Write a parameter tree and its header; the file appears whole or not at all."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save  # not save_file, see `bundle.save_params`
 
     flat = flatten(jax.tree.map(np.asarray, params))
     path = Path(path)
     partial = path.with_name(f".{path.name}.partial")
     metadata = {name: json.dumps(value) for name, value in header.items()}
-    save_file({k: np.ascontiguousarray(v.astype(np.float16)) for k, v in flat.items()}, partial, metadata=metadata)
+    arrays = {k: np.ascontiguousarray(v.astype(np.float16)) for k, v in flat.items()}
+    partial.write_bytes(save(arrays, metadata=metadata))
     partial.replace(path)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from dualspec_jax import metrics
 from dualspec_jax.event_metrics import Classifier
 from dualspec_jax.network_localiser import load_localiser, read_azimuth
-from dualspec_jax.ops.mel import log_mel, mel_filterbank
+from dualspec_jax.ops.mel import log_mel, mel_filters
 from dualspec_jax.ops.stft import stft
 from dualspec_jax.prompts import Scene
 from dualspec_jax.spatial.hrtf import Hrtf
@@ -51,7 +51,7 @@ class SelfCheck:
             freqs = np.arange(audio.n_bins) * audio.sample_rate / audio.n_fft
             responses = hrtf.spectrum(np.arange(360.0), audio.n_fft, audio.n_bins)
             self._templates = metrics.TemplateLocaliser(responses, freqs)
-        filters = mel_filterbank(audio.sample_rate, audio.n_fft, audio.n_mels, audio.fmin, audio.fmax, audio.n_bins)
+        filters = mel_filters(audio)
         size = {name: audio[name] for name in ("n_fft", "hop_length", "n_frames", "n_bins")}
 
         def analyse(waveform):

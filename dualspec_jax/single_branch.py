@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from dualspec_jax.ops.binaural import spatial_filter
 from dualspec_jax.ops.griffin_lim import griffin_lim
-from dualspec_jax.ops.mel import mel_filterbank, mel_to_magnitude
+from dualspec_jax.ops.mel import mel_filters, mel_to_magnitude
 from dualspec_jax.ops.stft import istft
 
 
@@ -39,7 +39,7 @@ def make_single_synthesis(config: ConfigDict, branch: str) -> Callable:
     audio, s = config.audio, config.sample
     size = {"n_samples": audio.n_samples, "n_fft": audio.n_fft, "hop_length": audio.hop_length}
     search = size | {"iters": s.griffin_lim_iters, "momentum": s.griffin_lim_momentum}
-    filters = mel_filterbank(audio.sample_rate, audio.n_fft, audio.n_mels, audio.fmin, audio.fmax, audio.n_bins)
+    filters = mel_filters(audio)
 
     def from_mel(mel, features, keys):
         del features

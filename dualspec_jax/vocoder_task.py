@@ -9,11 +9,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dualspec_jax import losses, networks
-from dualspec_jax.ops.mel import log_mel, spread_mel
+from dualspec_jax.ops.mel import log_mel, mel_filters, spread_mel
 from dualspec_jax.ops.stft import istft, stft
 from dualspec_jax.picture import spectrogram_image
 from dualspec_jax.task import PICTURES, Model, Task, no_frozen, scene_batches, shape_of
-from dualspec_jax.vocoders import make_content, mel_filters
+from dualspec_jax.vocoders import make_content
 
 
 def vocoder_model(config: ConfigDict) -> Model:

@@ -4,19 +4,13 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
 from dualspec_jax import networks
 from dualspec_jax.bundle import Bundle
 from dualspec_jax.config import VOCODERS
 from dualspec_jax.ops.griffin_lim import griffin_lim, match_mel
-from dualspec_jax.ops.mel import mel_filterbank, mel_to_magnitude, spread_mel, sum_ears
-
-
-def mel_filters(audio: ConfigDict) -> np.ndarray:
-    """Return the Mel filters of `config.audio`."""
-    return mel_filterbank(audio.sample_rate, audio.n_fft, audio.n_mels, audio.fmin, audio.fmax, audio.n_bins)
+from dualspec_jax.ops.mel import mel_filters, mel_to_magnitude, spread_mel, sum_ears
 
 
 def make_content(config: ConfigDict, n_samples: int | None = None) -> Callable:
@@ -40,10 +34,10 @@ def make_content(config: ConfigDict, n_samples: int | None = None) -> Callable:
 def make_vocoder(config, name: str) -> Callable:
     """Return (parameters, mel [B,T,M,2], features [B,T,F,4], keys [B]) -> mono content, complex [B,T,F].
 
-    "griffin_lim_stft" starts the search for magnitudes at those of the STFT branch; "griffin_lim" takes
-    them from the Mel branch alone. From exact features of KEMAR renderings the first keeps the level difference to 0.02
-    dB, the second to 0.16 dB; generated clips measure the same. "vocos" is the neural vocoder of a bundle that has one,
-    whose parameters it takes; the others take none.
+    "griffin_lim_stft" starts the search for magnitudes at those of the STFT branch; "griffin_lim" takes them from the
+    Mel branch alone. From exact features of KEMAR renderings the first keeps the level difference to 0.02 dB, the
+    second to 0.16 dB; generated clips measure the same. "vocos" is the neural vocoder of a bundle that has one, whose
+    parameters it takes; the others take none.
 
     Raises:
       ValueError: unknown name.

@@ -38,6 +38,11 @@ def test_bundle_comes_back_as_it_was_saved(bundle_dir):
     assert kernel.dtype == np.float32 and np.isfinite(kernel).all() and np.any(kernel)
 
 
+def test_every_file_can_be_read_by_whom_the_first_can(bundle_dir):
+    modes = {path.name: path.stat().st_mode for path in bundle_dir.iterdir()}
+    assert set(modes.values()) == {modes["config.json"]}
+
+
 def test_digest_is_the_one_that_save_returned_and_changes_with_the_weights(tmp_path):
     digest = save_tiny_bundle(tmp_path / "a")
     bundle = load_bundle(tmp_path / "a")

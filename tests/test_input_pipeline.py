@@ -215,6 +215,10 @@ def test_bad_arguments_are_named(config, batches, tmp_path):
         batches("vae")
     with pytest.raises(ValueError, match="tokenizer = None"):
         batches("text_encoder", tokenizer=None)
+    config.feeding.source = "render"
+    with pytest.raises(ValueError, match="feeding.source = 'render': task vocoder has no rendered form"):
+        batches("vocoder")
+    config.feeding.source = "features"
     with pytest.raises(ValueError, match="holds no cached latents"):
         batches("diffusion", latents_dir=tmp_path)
 

@@ -132,6 +132,7 @@ def write_shard(folder: str, split: str, number: int) -> tuple[str, int]:
     if read_shard(Path(folder), split, number) is None:
         from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
+        _share_one_arena()
         stamp = Path(folder, "fingerprint").read_text()
         job, serialise = _open_job(folder, stamp)
         path = shard_path(Path(folder), split, number)
@@ -159,7 +160,6 @@ def write_shard(folder: str, split: str, number: int) -> tuple[str, int]:
 
 def write_shards(folder: Path, job: Job, workers: int) -> None:
     """Make all missing shards, in this process or, with more than one worker, in as many others."""
-    _share_one_arena()
     todo = [s for s in job.shards() if read_shard(folder, *s) is None]
     bar = tqdm(total=sum(job.n_scenes.values()), desc=job.name, unit=" scenes")
     bar.update(bar.total - sum(len(job.scenes(*s)) for s in todo))
@@ -219,8 +219,7 @@ def _share_one_arena() -> None:
 
 
 def _end_with_parent(parent: int) -> None:
-    """Watch over a worker, which shares one arena too: a build that was killed leaves no process behind."""
-    _share_one_arena()
+    """Watch over a worker: a build that was killed leaves no process behind."""
 
     def watch():
         while os.getppid() == parent:

@@ -37,6 +37,11 @@ def mel_filterbank(
     return (np.maximum(0.0, np.minimum(rise, fall)) * 2.0 / (high - low)).astype(np.float32)
 
 
+def mel_filters(audio) -> np.ndarray:
+    """Return the filters of `config.audio`, float32 [F, M]."""
+    return mel_filterbank(audio.sample_rate, audio.n_fft, audio.n_mels, audio.fmin, audio.fmax, audio.n_bins)
+
+
 def log_mel(
     spec: Complex[Array, "B T F C"], filters: Float[Array, "F M"] | np.ndarray, floor: float = 1e-5
 ) -> Float[Array, "B T M C"]:

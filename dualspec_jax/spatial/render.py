@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dualspec_jax.ops.binaural import spatial_features
-from dualspec_jax.ops.mel import log_mel, mel_filterbank
+from dualspec_jax.ops.mel import log_mel, mel_filters
 from dualspec_jax.ops.stft import stft
 from dualspec_jax.spatial.hrtf import Hrtf
 from dualspec_jax.spatial.scene import render_batch
@@ -30,7 +30,7 @@ def make_renderer(audio_json: str):
       audio_json: `config.audio.to_json()`.
     """
     audio = ConfigDict(json.loads(audio_json))
-    filters = mel_filterbank(audio.sample_rate, audio.n_fft, audio.n_mels, audio.fmin, audio.fmax, audio.n_bins)
+    filters = mel_filters(audio)
     sizes = {k: audio[k] for k in ("n_fft", "hop_length", "n_frames", "n_bins")}
 
     @jax.jit
