@@ -37,11 +37,8 @@ def spatial_features(
         floor_l = floor_r = jnp.full(spec.shape[:1] + (1, 1), floor**2)
         floor_cross = jnp.zeros(spec.shape[:1] + (1, 1), spec.dtype)
     else:
-        h_l, h_r = floor_response[:, None, :, 0], floor_response[:, None, :, 1]
-        mean_power = 0.5 * (jnp.abs(h_l) ** 2 + jnp.abs(h_r) ** 2) + 1e-12
-        floor_l = floor**2 * jnp.abs(h_l) ** 2 / mean_power
-        floor_r = floor**2 * jnp.abs(h_r) ** 2 / mean_power
-        floor_cross = floor**2 * h_l * jnp.conj(h_r) / mean_power
+        floor_l, floor_r, real, imag = jnp.moveaxis(floor_powers(floor_response, floor)[:, :, None], 1, 0)
+        floor_cross = jax.lax.complex(real, imag)
     power_l, power_r = jnp.real(left * jnp.conj(left)), jnp.real(right * jnp.conj(right))
     mean_l = _average_frames(power_l, average_frames) + floor_l
     mean_r = _average_frames(power_r, average_frames) + floor_r
@@ -50,6 +47,20 @@ def spatial_features(
     level_l = 0.5 * jnp.log(power_l + floor_l + tiny)
     level_r = 0.5 * jnp.log(power_r + floor_r + tiny)
     return jnp.stack([level_l, level_r, jnp.real(gamma), jnp.imag(gamma)], axis=-1)
+
+
+def floor_powers(floor_response: Complex[Array, "B F 2"], floor: float = 1e-3) -> Float[Array, "B 4 F"]:
+    """Return |L|^2, |R|^2 and the real and imaginary part of L R* of the faint source that `spatial_features` adds.
+
+    Args:
+      floor_response: response of both ears to the source's direction; only the ratio of the ears matters.
+      floor: root mean square of the two ears' magnitudes.
+    """
+    h_l, h_r = floor_response[..., 0], floor_response[..., 1]
+    power_l, power_r, cross = jnp.abs(h_l) ** 2, jnp.abs(h_r) ** 2, h_l * jnp.conj(h_r)
+    mean_power = 0.5 * (power_l + power_r) + 1e-12
+    powers = jnp.stack([power_l, power_r, jnp.real(cross), jnp.imag(cross)], axis=1)
+    return floor**2 * powers / mean_power[:, None]
 
 
 def spatial_filter(content: Complex[Array, "B T F"], features: Float[Array, "B T F 4"]) -> Complex[Array, "B T F 2"]:

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from dualspec_jax.ops.binaural import spatial_features
-from dualspec_jax.ops.mel import log_mel, mel_filters
-from dualspec_jax.ops.stft import stft
+from dualspec_jax.ops.analysis import clip_features, map_clips
+from dualspec_jax.ops.binaural import floor_powers
+from dualspec_jax.ops.mel import mel_filters
 from dualspec_jax.spatial.hrtf import Hrtf
-from dualspec_jax.spatial.scene import render_batch
+from dualspec_jax.spatial.scene import render_sources
 from dualspec_jax.wav import PEAK
 
 BANK_STEP_DEG = 0.5  # between the directions of an HRIR bank: half of what a listener can tell apart in front
@@ -31,23 +31,17 @@ def make_renderer(audio_json: str):
     """
     audio = ConfigDict(json.loads(audio_json))
     filters = mel_filters(audio)
-    sizes = {k: audio[k] for k in ("n_fft", "hop_length", "n_frames", "n_bins")}
+    sizes = {k: audio[k] for k in ("n_fft", "hop_length", "n_frames", "mel_floor", "stft_floor")}
+
+    def render_clip(mono, hrir, floors):
+        wave = render_sources(mono, hrir)
+        wave = wave * jnp.minimum(1.0, PEAK / jnp.maximum(jnp.abs(wave).max(), 1e-9))
+        return wave, *clip_features(wave, floors, filters, average_frames=audio.coherence_frames, **sizes)
 
     @jax.jit
     def render(mono, hrir, response):
-        n_batch, n_sources = mono.shape[:2]
-        wave = render_batch(mono.reshape(-1, mono.shape[-1]), hrir.reshape(-1, *hrir.shape[2:]))
-        wave = wave.reshape(n_batch, n_sources, *wave.shape[1:]).sum(1)
-        wave = wave * jnp.minimum(1.0, PEAK / jnp.maximum(jnp.abs(wave).max((1, 2), keepdims=True), 1e-9))
-        spec = stft(wave, **sizes)
-        mel = log_mel(spec, filters, audio.mel_floor)
-        spatial = spatial_features(
-            spec,
-            floor=audio.stft_floor,
-            average_frames=audio.coherence_frames,
-            floor_response=response[:, : audio.n_bins],
-        )
-        return wave, mel, spatial
+        floors = floor_powers(response[:, : audio.n_bins], audio.stft_floor)
+        return map_clips(render_clip, mono, hrir, floors)
 
     return render
 

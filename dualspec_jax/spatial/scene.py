@@ -2,7 +2,6 @@
 
 import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.signal
@@ -171,17 +170,30 @@ def render(mono: np.ndarray, azimuth_deg: float, hrtf: Hrtf) -> np.ndarray:
     return scipy.signal.fftconvolve(mono[None], ears, axes=-1)[:, : len(mono)].T.astype(np.float32)
 
 
-@jax.jit
-def render_batch(mono: Float[Array, "B N"], hrir: Float[Array, "B 2 K"]) -> Float[Array, "B N 2"]:
-    """Convolve each clip with both ears of its direction, cut to N samples; as `render`, on the device."""
-    n = mono.shape[-1]
-    n_fft = _fast_length(n + hrir.shape[-1] - 1)
-    spectrum = jnp.fft.rfft(mono, n_fft)[:, None] * jnp.fft.rfft(hrir, n_fft)
-    return jnp.swapaxes(jnp.fft.irfft(spectrum, n_fft)[..., :n], 1, 2)
+def render_sources(mono: Float[Array, "S N"], hrir: Float[Array, "S 2 K"]) -> Float[Array, "N 2"]:
+    """Return the sum of S clips, each convolved with both ears of its direction, cut to N samples; for the device.
+
+    As `render`, but in blocks (overlap-save): short transforms stay in a CPU's cache.
+    """
+    n, taps = mono.shape[-1], hrir.shape[-1]
+    n_fft = _block_length(n, taps)
+    step = n_fft - (taps - 1)
+    n_blocks = math.ceil(n / step)
+    in_blocks = lambda lead: jnp.pad(mono, ((0, 0), (lead, n_blocks * step - n)))[:, : n_blocks * step].reshape(
+        len(mono), n_blocks, step
+    )
+    ends_before = in_blocks(taps - 1)[..., : taps - 1]  # of the block before
+    blocks = jnp.fft.rfft(jnp.concatenate([ends_before, in_blocks(0)], axis=-1))
+    spectrum = jnp.sum(blocks[:, None] * jnp.fft.rfft(hrir, n_fft)[:, :, None], axis=0)
+    out = jnp.fft.irfft(spectrum, n_fft)[..., taps - 1 :]
+    return out.reshape(2, n_blocks * step)[:, :n].T
 
 
-def _fast_length(n: int) -> int:
-    return scipy.fft.next_fast_len(n, real=True)
+def _block_length(n: int, taps: int) -> int:
+    """Return the transform length with the least work: a power of two of at least two filters, or all in one."""
+    whole = scipy.fft.next_fast_len(max(n, taps) + taps - 1, real=True)
+    sizes = [2**i for i in range(math.ceil(math.log2(2 * taps)), 32) if 2**i < whole] + [whole]
+    return min(sizes, key=lambda size: math.ceil(n / (size - taps + 1)) * size * math.log2(size))
 
 
 def _frame_power(mono: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dualspec_jax import metrics
-from dualspec_jax.ops.binaural import spatial_features, spatial_filter
+from dualspec_jax.ops.binaural import floor_powers, spatial_features, spatial_filter
 from dualspec_jax.ops.griffin_lim import griffin_lim
 from dualspec_jax.ops.mel import log_mel, mel_filterbank, mel_to_magnitude, sum_ears
 from dualspec_jax.ops.stft import istft, stft
@@ -98,6 +98,16 @@ def test_the_floor_response_gives_silence_its_direction():
     np.testing.assert_allclose(features[..., 0] - features[..., 1], level, atol=0.05)
     scaled = spatial_features(jnp.zeros((len(AZIMUTHS), 8, 512, 2), jnp.complex64), floor_response=7.0 * response)
     np.testing.assert_allclose(features, scaled, atol=1e-4)  # only the ratio of the ears matters
+
+
+def test_floor_powers_are_those_of_a_source_at_the_floor():
+    h = spherical_head().spectrum(AZIMUTHS)
+    left, right, real, imag = np.moveaxis(np.asarray(floor_powers(h, 0.5)), 1, 0)
+    np.testing.assert_allclose(0.5 * (left + right), 0.25, rtol=1e-5)
+    np.testing.assert_allclose(left / right, np.abs(h[..., 0] / h[..., 1]) ** 2, rtol=1e-4)
+    np.testing.assert_allclose(
+        real + 1j * imag, np.sqrt(left * right) * np.exp(1j * np.angle(h[..., 0] / h[..., 1])), atol=1e-5
+    )
 
 
 def test_swapped_ears_swap_levels_and_conjugate_coherence():

@@ -1,6 +1,7 @@
 import numpy as np
 
 from dualspec_jax.config import default
+from dualspec_jax.ops.binaural import spatial_features
 from dualspec_jax.ops.mel import log_mel, mel_filterbank
 from dualspec_jax.ops.stft import stft
 from dualspec_jax.spatial.hrtf import spherical_head
@@ -31,7 +32,8 @@ def test_sources_add_up_and_loud_scenes_are_scaled_down():
     np.testing.assert_allclose(wave[1], expected[1] * PEAK / np.abs(expected[1]).max(), atol=1e-4)
     spec = stft(np.asarray(wave), n_frames=N // 160)
     np.testing.assert_allclose(mel, log_mel(spec, mel_filterbank()), atol=1e-3)
-    assert features.shape == (2, 64, 512, 4)
+    expected = spatial_features(spec, floor_response=head.spectrum(azimuths[:, 0]))
+    np.testing.assert_allclose(features, expected, atol=1e-3)
 
 
 def test_bank_takes_the_nearest_direction():

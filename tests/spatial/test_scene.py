@@ -14,7 +14,7 @@ from dualspec_jax.spatial.scene import (
     normalise,
     normalise_loudness,
     render,
-    render_batch,
+    render_sources,
     trim,
     vary,
 )
@@ -196,17 +196,27 @@ def test_render_is_the_convolution_with_both_ears():
         np.testing.assert_allclose(out[:, ear], expected, atol=1e-5)
 
 
-def test_render_batch_equals_render():
+@pytest.mark.parametrize("seconds", [0.005, 0.25, 1.0])  # shorter than the response; one block; several
+def test_render_sources_adds_what_render_gives(seconds):
     head = spherical_head()
     azimuths = np.array([0.0, 91.2, 275.0])
-    mono = np.stack([noise(0.25, s) for s in range(3)])
-    out = np.asarray(render_batch(mono, head.at(azimuths)))
-    for i, azimuth in enumerate(azimuths):
-        np.testing.assert_allclose(out[i], render(mono[i], azimuth, head), atol=1e-5)
+    mono = np.stack([noise(seconds, s) for s in range(3)])
+    out = np.asarray(render_sources(mono, head.at(azimuths)))
+    expected = sum(render(m, azimuth, head) for m, azimuth in zip(mono, azimuths, strict=True))
+    np.testing.assert_allclose(out, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("taps", [1, 7, 3000])
+def test_render_sources_with_other_lengths_of_response(taps):
+    rng = np.random.default_rng(taps)
+    mono, hrir = noise(0.5)[None], (rng.standard_normal((1, 2, taps)) / taps**0.5).astype(np.float32)
+    out = np.asarray(render_sources(mono, hrir))
+    for ear in (0, 1):
+        np.testing.assert_allclose(out[:, ear], np.convolve(mono[0], hrir[0, ear])[: mono.shape[1]], atol=1e-5)
 
 
 def test_rendered_clip_ends_do_not_wrap():
     mono = np.zeros(4000, np.float32)
     mono[-1] = 1.0
-    out = np.asarray(render_batch(mono[None], spherical_head().at(np.array([90.0]))))
-    assert np.abs(out[0, :3900]).max() < 1e-6
+    out = np.asarray(render_sources(mono[None], spherical_head().at(np.array([90.0]))))
+    assert np.abs(out[:3900]).max() < 1e-6
