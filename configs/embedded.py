@@ -15,7 +15,9 @@ def get_config() -> ConfigDict:
     # share here, half in all; the many with one or two, which are soon known by heart, a tenth.
     c.data.label_balance = -2.0
     c.data.label_cap = 60
-    c.text.max_length = 32
+    c.text.update(max_length=32, event_codes=256, dropout=0.3)
+    c.unet.condition_rows = True
+    c.diffusion.update(words_dropped=0.2, static_weight=4.0)
     c.train.diffusion.ema_decay = 0.998
     c.train.text_encoder.batch_size = 64
     c.train.text_encoder.lr = 1.5e-3

@@ -116,6 +116,7 @@ def default() -> ConfigDict:
             relative_buckets=32,
             relative_max_distance=128,
             max_length=48,  # tokens; longer prompts are cut
+            event_codes=0,  # events told apart, "none" among them, whose codes join the features; 0 = T5 alone
             dropout=0.1,  # of whole words in training captions
         )
     )
@@ -131,6 +132,7 @@ def default() -> ConfigDict:
             pooled_text=True,  # the mean text feature also joins the time embedding
             azimuth_token=True,
             azimuth_harmonics=4,  # sin/cos of k * azimuth, k = 1 .. harmonics
+            condition_rows=False,  # time, text and azimuth also add to each frequency row of the first features
         )
     )
     c.diffusion = ConfigDict(
@@ -147,6 +149,8 @@ def default() -> ConfigDict:
             word_tolerance_deg=6.0,  # captions name an hour or a sector only if its centre is this near to the source
             azimuth_token_prob=0.5,  # examples that also get the numeric azimuth
             time_roll=True,  # roll the latents in time by a random amount
+            words_dropped=0.0,  # share of captions read as the code of their event alone; needs text.event_codes
+            static_weight=0.0,  # of the squared mean over time of the STFT latents' error, beside the plain one
         )
     )
     c.sample = ConfigDict(
@@ -305,6 +309,11 @@ def validate(config: ConfigDict) -> None:
     drops = d.null_prob + d.direction_free_prob + d.event_free_prob
     need(0 <= drops <= 1, "diffusion.null_prob", d.null_prob, "null, direction-free and event-free add up to at most 1")
     need(0 <= d.azimuth_token_prob <= 1, "diffusion.azimuth_token_prob", d.azimuth_token_prob, "in [0, 1]")
+    codes = config.text.event_codes
+    need(codes == 0 or codes >= 2, "text.event_codes", codes, "0 or at least 2")
+    need(0 <= d.words_dropped < 1, "diffusion.words_dropped", d.words_dropped, "in [0, 1)")
+    need(d.words_dropped == 0 or codes, "diffusion.words_dropped", d.words_dropped, "0 without text.event_codes")
+    need(d.static_weight >= 0, "diffusion.static_weight", d.static_weight, "0 or more")
     tolerance = d.get("word_tolerance_deg", 0.0)  # bundles from before it have none
     need(0 <= tolerance <= 22.5, "diffusion.word_tolerance_deg", tolerance, "in [0, 22.5]")
     s = config.sample

@@ -41,8 +41,9 @@ def diffusion_model(config: ConfigDict, latent_mean=0.0, latent_std=1.0) -> Mode
         return unet.apply({"params": params}, x_t, t, text_emb, text_mask, azimuth_deg, has_azimuth)
 
     def loss_fn(params, batch, key, encoder_params):
-        def text_features(token_ids, text_mask):
-            return jax.lax.stop_gradient(encoder.apply({"params": encoder_params}, token_ids, text_mask))
+        def text_features(token_ids, text_mask, key):
+            keep = jax.random.bernoulli(key, 1.0 - d.words_dropped, token_ids.shape[:1]) if d.words_dropped else None
+            return jax.lax.stop_gradient(encoder.apply({"params": encoder_params}, token_ids, text_mask, keep))
 
         loss_of = losses.diffusion_loss(
             denoiser,
@@ -53,6 +54,7 @@ def diffusion_model(config: ConfigDict, latent_mean=0.0, latent_std=1.0) -> Mode
             channel_weight=_per_channel(config, d.mel_weight, d.stft_weight),
             latent_mean=latent_mean,
             latent_std=latent_std,
+            static_weight=d.static_weight,
         )
         return loss_of(params, batch, key)
 

@@ -15,7 +15,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from dualspec_jax import compile_cache
-from dualspec_jax.bundle import Bundle, load_bundle
+from dualspec_jax.bundle import Bundle, flatten, load_bundle, unflatten
 from dualspec_jax.checkpoint import latest_step
 from dualspec_jax.command_line import run
 from dualspec_jax.config import validate
@@ -32,16 +32,22 @@ TASKS = {  # -> part
 INSIDE = {"text_encoder": "encoder", "vocoder": "generator"}  # where a task's parameters hold the part, among others
 
 
-def _check_shapes(config: ConfigDict, bundle: Bundle, task: str) -> None:
+def _missing(config: ConfigDict, bundle: Bundle, task: str) -> list[str]:
+    """Return the names of a task's parameters that the bundle does not have.
+
+    Raises:
+      ValueError: a parameter of the bundle is not in the config's network, or has another shape there.
+    """
     abstract = jax.eval_shape(make_model(config, task).init, jax.random.key(0))
     wanted = _shapes(abstract[INSIDE[task]] if task in INSIDE else abstract)
     found = _shapes(bundle.params[TASKS[task]])
-    for name in sorted(wanted.keys() | found.keys()):
-        if wanted.get(name) != found.get(name):
+    for name in sorted(found):
+        if wanted.get(name) != found[name]:
             raise ValueError(
-                f"bundle = {str(bundle.path)!r}: {task} parameter {name} has shape {found.get(name, 'none')}, "
+                f"bundle = {str(bundle.path)!r}: {task} parameter {name} has shape {found[name]}, "
                 f"the config makes {wanted.get(name, 'none')}; both must be of one size"
             )
+    return sorted(wanted.keys() - found.keys())
 
 
 def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
@@ -49,8 +55,11 @@ def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): x.shape for path, x in leaves}
 
 
-def import_bundle(config: ConfigDict, workdir: Path, bundle: Bundle) -> None:
+def import_bundle(config: ConfigDict, workdir: Path, bundle: Bundle) -> dict[str, list[str]]:
     """Write the parts of a bundle as checkpoints at step 0 of the tasks in a workdir, its tokenizer, and imported.json.
+
+    Returns {task: parameters of its network that the bundle does not have}: those that belong to options which the
+    bundle was trained without. They start as those of a new training.
 
     imported.json has the bundle's digest and `steps`, which `export` adds to those of the workdir.
 
@@ -68,18 +77,22 @@ def import_bundle(config: ConfigDict, workdir: Path, bundle: Bundle) -> None:
     for task in tasks:
         if latest_step(workdir / task) is not None:
             raise ValueError(f"workdir = {str(workdir)!r}: {task} has a checkpoint already; choose a new folder")
-        _check_shapes(config, bundle, task)
+    missing = {task: _missing(config, bundle, task) for task in tasks}
     workdir.mkdir(parents=True, exist_ok=True)
     for task, part in tasks.items():
-        params = jax.tree.map(jnp.asarray, bundle.params[part])
-        if task in INSIDE:
-            params = make_model(config, task).init(make_keys(config.seed)[0]) | {INSIDE[task]: params}
-        save_start(config, task, workdir, params)
+        params = bundle.params[part]
+        if task in INSIDE or missing[task]:
+            initial = make_model(config, task).init(make_keys(config.seed)[0])
+            inner = initial[INSIDE[task]] if task in INSIDE else initial
+            params = unflatten(flatten(inner) | flatten(params))
+            params = initial | {INSIDE[task]: params} if task in INSIDE else params
+        save_start(config, task, workdir, jax.tree.map(jnp.asarray, params))
     origin = {"bundle_sha256": bundle.digest, "steps": bundle.steps}
     (workdir / "imported.json").write_text(json.dumps(origin, indent=1) + "\n")
     partial = tokenizer_path.with_suffix(".partial")
     partial.write_bytes((bundle.path / "tokenizer.json").read_bytes())
     partial.replace(tokenizer_path)
+    return missing
 
 
 def main(argv: list[str]) -> None:
@@ -93,7 +106,10 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     compile_cache.enable()
     bundle = load_bundle(given.bundle)
-    import_bundle(given.config, Path(given.workdir).absolute(), bundle)
+    missing = import_bundle(given.config, Path(given.workdir).absolute(), bundle)
+    for task, names in missing.items():
+        if names:
+            print(f"{task}: not in the bundle, so as in a new training: {', '.join(names)}")
     size = sum(np.size(x) for x in jax.tree.leaves(bundle.params))
     print(f"{given.workdir}: {size / 1e6:.1f} M parameters of {bundle.path}")
 

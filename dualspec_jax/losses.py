@@ -188,17 +188,18 @@ def stft_vae_loss(apply: Callable, kl_weight: float, level_weight: float, cue_we
     return loss_fn
 
 
-def text_encoder_loss(apply: Callable):
+def text_encoder_loss(apply: Callable, none_is_last: bool = False):
     """Cross-entropy of the label, of "names a direction", and squared error of sin/cos of the azimuth.
 
-    Examples without event (label -1) or without direction do not count in the respective term.
+    Examples without direction do not count in the last term, those without event (label -1) not in the first, or, with
+    none_is_last, as the last class there.
     """
 
     def loss_fn(params, batch, key):
         del key
         logits, direction, azimuth = apply(params, batch["token_ids"], batch["text_mask"])
-        named = batch["label"] >= 0
-        label = jnp.maximum(batch["label"], 0)
+        named = (batch["label"] >= 0) | none_is_last
+        label = jnp.where(batch["label"] >= 0, batch["label"], logits.shape[-1] - 1 if none_is_last else 0)
         cross_entropy = optax.softmax_cross_entropy_with_integer_labels(logits, label)
         count = jnp.maximum(jnp.sum(named), 1)
         label_loss = jnp.sum(cross_entropy * named) / count
@@ -293,15 +294,18 @@ def diffusion_loss(
     channel_weight: np.ndarray,
     latent_mean: np.ndarray,
     latent_std: np.ndarray,
+    static_weight: float = 0.0,
 ):
     """Squared error of the predicted noise or velocity, in normalised latents.
 
     Args:
       denoiser: (params, x_t, t, text_emb, text_mask, azimuth_deg, has_azimuth) -> output.
-      text_features: (token_ids, text_mask) -> [B, L, D], frozen.
+      text_features: (token_ids, text_mask, key) -> [B, L, D], frozen.
       channel_weight: [C], so that Mel and STFT latents can count differently. Channels of weight 0 belong to a branch
         that the model does without: their latents are zero, and that they stay so counts a little.
       latent_mean, latent_std: per channel [C], measured on the training latents.
+      static_weight: of the squared mean over time of the error, in the STFT channels, beside the plain one. A source
+        that does not move has the same direction in all frames, while what else is unknown averages out over them.
 
     Steps are stratified over the batch. Source: Ho et al. 2020; Salimans and Ho 2022 for v.
     """
@@ -311,19 +315,22 @@ def diffusion_loss(
     half = len(channel_weight) // 2
 
     def loss_fn(params, batch, key):
-        k_t, k_noise = jax.random.split(key)
+        k_t, k_noise, k_text = jax.random.split(key, 3)
         x0 = (batch["latent"] - latent_mean) / latent_std * present
         n = x0.shape[0]
         t = (jnp.arange(n) + jax.random.uniform(k_t, (n,))) / n
         t = jnp.minimum((t * len(alpha_bar)).astype(jnp.int32), len(alpha_bar) - 1)
         eps = jax.random.normal(k_noise, x0.shape)
         x_t = add_noise(alpha_bar, x0, eps, t)
-        text_emb = text_features(batch["token_ids"], batch["text_mask"])
+        text_emb = text_features(batch["token_ids"], batch["text_mask"], k_text)
         output = denoiser(params, x_t, t, text_emb, batch["text_mask"], batch["azimuth_deg"], batch["has_azimuth"])
         target = velocity(alpha_bar, x0, eps, t) if prediction == "v" else eps
         per_channel = jnp.mean((output - target) ** 2, axis=(1, 2))
         snr_weight = 1.0 if min_snr_gamma is None else min_snr_weight(alpha_bar, t, min_snr_gamma, prediction)[:, None]
         loss = jnp.mean(per_channel * weight * snr_weight)
-        return loss, {"mel": jnp.mean(per_channel[:, :half]), "stft": jnp.mean(per_channel[:, half:])}
+        static = jnp.mean(jnp.mean(output - target, axis=1)[..., half:] ** 2, axis=1)
+        loss += 0.5 * static_weight * jnp.mean(static * weight[half:] * snr_weight)
+        parts = {"mel": per_channel[:, :half], "stft": per_channel[:, half:], "stft_static": static}
+        return loss, {name: jnp.mean(value) for name, value in parts.items()}
 
     return loss_fn

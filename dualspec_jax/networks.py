@@ -39,7 +39,7 @@ def make_latent_encoder(config: ConfigDict):
 def make_text_encoder(section: ConfigDict, dtype: jnp.dtype = jnp.float32) -> T5Encoder:
     """Return the text encoder of `config.text`."""
     fields = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
-    fields += ("relative_buckets", "relative_max_distance")
+    fields += ("relative_buckets", "relative_max_distance", "event_codes")
     return T5Encoder(**{name: section[name] for name in fields}, dtype=dtype)
 
 

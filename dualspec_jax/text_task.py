@@ -34,9 +34,16 @@ def get_tokenizer(config: ConfigDict, workdir: Path) -> Tokenizer:
 
 
 def text_encoder_model(config: ConfigDict, num_labels: int | None = None) -> Model:
-    """Return the text encoder with its heads, for that many labels (default: those of `sounds.json`)."""
+    """Return the text encoder with its heads, for that many labels (default: those of `sounds.json`).
+
+    Raises:
+      ValueError: more labels than `config.text.event_codes` has room for.
+    """
     encoder = networks.make_text_encoder(config.text, jnp.dtype(config.train.text_encoder.dtype))
-    heads = CaptionHeads(len(labels()) if num_labels is None else num_labels)
+    num_labels, codes = len(labels()) if num_labels is None else num_labels, config.text.event_codes
+    if codes and num_labels >= codes:
+        raise ValueError(f"config.text.event_codes = {codes}: must be above the number of labels, {num_labels}")
+    heads = CaptionHeads(0 if codes else num_labels)
     length = config.text.max_length
 
     def init(key):
@@ -47,8 +54,10 @@ def text_encoder_model(config: ConfigDict, num_labels: int | None = None) -> Mod
         return {"encoder": encoder_params, "heads": heads.init(key, features, mask)["params"]}
 
     def apply(params, token_ids, text_mask):
-        features = encoder.apply({"params": params["encoder"]}, token_ids, text_mask)
-        return heads.apply({"params": params["heads"]}, features, text_mask)
+        features = encoder.apply({"params": params["encoder"]}, token_ids, text_mask, with_events=bool(codes))
+        features, events = features if codes else (features, None)
+        label, direction, azimuth = heads.apply({"params": params["heads"]}, features, text_mask)
+        return events if codes else label, direction, azimuth
 
     batch = {
         "token_ids": shape_of(length, dtype=jnp.int32),
@@ -57,7 +66,7 @@ def text_encoder_model(config: ConfigDict, num_labels: int | None = None) -> Mod
         "azimuth_deg": shape_of(),
         "has_direction": shape_of(dtype=jnp.bool_),
     }
-    return Model(init, losses.text_encoder_loss(apply), no_frozen, batch, encoder)
+    return Model(init, losses.text_encoder_loss(apply, none_is_last=bool(codes)), no_frozen, batch, encoder)
 
 
 def text_encoder_task(config: ConfigDict, workdir: Path) -> Task:

@@ -76,6 +76,21 @@ def test_a_config_of_another_size_is_refused_before_anything_is_written(bundle, 
     assert not (tmp_path / "w").exists()
 
 
+def test_options_newer_than_the_bundle_start_as_in_a_new_training(bundle, tmp_path):
+    config = tiny_config()
+    config.unet.condition_rows, config.text.event_codes = True, 150
+    missing = import_bundle(config, tmp_path / "w", bundle)
+    assert missing["diffusion"] == ["condition_rows/bias", "condition_rows/kernel"]
+    assert missing["text_encoder"] == ["event/bias", "event/kernel", "event_table"] and not missing["mel_vae"]
+    unet, encoder = load_params(tmp_path / "w" / "diffusion")[0], load_params(tmp_path / "w" / "text_encoder")[0]
+    assert not np.any(unet.pop("condition_rows")["kernel"])
+    jax.tree.map(np.testing.assert_array_equal, unet, bundle.params["unet"])
+    assert np.std(encoder["encoder"]["event_table"]) == pytest.approx(1.0, abs=0.1)
+    np.testing.assert_array_equal(
+        encoder["encoder"]["shared"]["embedding"], bundle.params["text_encoder"]["shared"]["embedding"]
+    )
+
+
 def test_a_bundle_without_a_vocoder_imports_without(bundle, tmp_path):
     params = {part: tree for part, tree in bundle.params.items() if part != "vocoder"}
     import_bundle(tiny_config(), tmp_path / "w", dataclasses.replace(bundle, params=params))

@@ -31,17 +31,18 @@ def test_stft_errors_weigh_loud_bins_more():
     assert loud["coherence_weighted"] > 1.5 * quiet["coherence_weighted"]
 
 
-def diffusion(denoiser, prediction="v", weight=(1.0, 1.0), gamma=None):
+def diffusion(denoiser, prediction="v", weight=(1.0, 1.0), gamma=None, static_weight=0.0):
     alpha_bar = make_alpha_bar("cosine", 100)
     loss_fn = losses.diffusion_loss(
         denoiser,
-        lambda ids, mask: jnp.zeros((*ids.shape, 3)),
+        lambda ids, mask, key: jnp.zeros((*ids.shape, 3)),
         alpha_bar,
         prediction=prediction,
         min_snr_gamma=gamma,
         channel_weight=np.float32(weight),
         latent_mean=np.float32([1.0, 2.0]),
         latent_std=np.float32([2.0, 0.5]),
+        static_weight=static_weight,
     )
     latent = np.float32([1.0, 2.0]) + np.float32([2.0, 0.5]) * np.ones((8, 4, 4, 2), np.float32)
     batch = {
@@ -74,6 +75,19 @@ def test_channel_weight_moves_the_loss_between_branches():
     assert metrics["stft"] == pytest.approx(1.0, abs=1e-4) and metrics["mel"] == pytest.approx(0.0, abs=1e-4)
 
 
+def test_static_weight_counts_errors_of_the_stft_channels_that_stay_over_time():
+    def off_by(change):
+        return lambda *args: exact_velocity(*args) + jnp.asarray(change, jnp.float32)
+
+    steady, other = [0.0, 1.0], [1.0, 0.0]
+    swinging = np.float32([[0.0, 1.0], [0.0, -1.0]] * 2)[None, :, None]  # the same size, its mean over time is zero
+    for change, wanted in ((steady, 0.5 + 0.5 * 3.0), (other, 0.5), (swinging, 0.5)):
+        loss, metrics = diffusion(off_by(change), static_weight=3.0)
+        assert loss == pytest.approx(wanted, abs=1e-3)
+        assert metrics["stft_static"] == pytest.approx(1.0 if change is steady else 0.0, abs=1e-3)
+    assert diffusion(off_by(steady))[0] == pytest.approx(0.5, abs=1e-3)
+
+
 def test_eps_prediction_and_min_snr_are_other_losses():
     zero = lambda params, x_t, *_: jnp.zeros_like(x_t)
     plain = float(diffusion(zero, "v")[0])
@@ -94,6 +108,11 @@ def test_text_loss_leaves_out_what_the_caption_leaves_out():
     loss, metrics = losses.text_encoder_loss(apply)(None, batch, KEY)
     assert loss == pytest.approx(0.0, abs=1e-3)
     assert metrics["label_accuracy"] == 1.0 and metrics["azimuth_error_deg"] == pytest.approx(0.0, abs=1e-3)
+    # With "none" as the last class, the caption without event counts, and is right.
+    loss, metrics = losses.text_encoder_loss(apply, none_is_last=True)(None, batch, KEY)
+    assert loss == pytest.approx(0.0, abs=1e-3) and metrics["label_accuracy"] == 1.0
+    event = batch | {"label": np.array([0, 0])}
+    assert losses.text_encoder_loss(apply, none_is_last=True)(None, event, KEY)[1]["label_accuracy"] == 0.5
 
 
 def test_classifier_loss_sees_augmented_clips_and_the_label():

@@ -4,6 +4,7 @@ import importlib.util
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import soundfile
@@ -22,7 +23,7 @@ from dualspec_jax.export_judges import export_judges
 from dualspec_jax.latents import load_latents
 from dualspec_jax.loop import train
 from dualspec_jax.network_localiser import load_localiser
-from dualspec_jax.tasks import make_task
+from dualspec_jax.tasks import make_model, make_task
 from dualspec_jax.vae_tasks import load_mel_vae
 from dualspec_jax.wav import read_wav
 
@@ -35,6 +36,9 @@ def config():
     c = tiny_config()
     c.audio.n_samples, c.audio.n_frames = 81920, 512  # the size the data set is built in
     c.data.dataset = "spatial_audio/tiny:1.0.0"
+    c.text.event_codes = 200
+    c.unet.condition_rows = True
+    c.diffusion.update(words_dropped=0.5, static_weight=1.0)
     return c
 
 
@@ -198,6 +202,30 @@ def test_export_refuses_an_existing_folder_and_missing_parts(config, source, wor
     with pytest.raises(ValueError, match=r"metadata\.csv"):
         export(config, workdir, tmp_path / "new", tmp_path)
     assert not (tmp_path / "new").exists()
+
+
+def test_event_codes_need_room_for_the_labels(config):
+    config = config.copy_and_resolve_references()
+    config.text.event_codes = 100
+    with pytest.raises(ValueError, match=r"config.text.event_codes = 100: must be above the number of labels, 127"):
+        make_model(config, "text_encoder")
+
+
+@pytest.mark.parametrize(("dropped", "same"), [(0.0, False), (0.999, True)])
+def test_dropped_words_do_not_reach_the_denoiser(dropped, same):
+    """Of two captions that name no event, so without a code, nothing is left."""
+    config = tiny_config()
+    config.text.event_codes, config.diffusion.words_dropped = 8, dropped
+    model = make_model(config, "diffusion")
+    key = jax.random.key(1)
+    params = jax.tree.map(lambda x: jax.random.normal(key, x.shape), jax.eval_shape(model.init, key))
+    (encoder,) = model.init_frozen(key)
+    encoder["event"]["bias"] = encoder["event"]["bias"].at[-1].set(100.0)
+    shapes = {name: (4, *x.shape) for name, x in model.batch.items()}
+    batch = {name: np.ones(shape, model.batch[name].dtype) for name, shape in shapes.items()}
+    other = batch | {"token_ids": np.arange(4 * 24, dtype=np.int32).reshape(4, 24)}
+    losses = [float(model.loss_fn(params, b, key, encoder)[0]) for b in (batch, other)]
+    assert (losses[0] == pytest.approx(losses[1], rel=1e-6)) == same
 
 
 def test_unknown_task_is_named(config, tmp_path):

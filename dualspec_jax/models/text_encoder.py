@@ -38,6 +38,10 @@ class T5Encoder(nn.Module):
     Attributes:
       d_kv: width of one head; the heads together may differ from d_model.
       relative_buckets, relative_max_distance: of the position bias, which all layers share.
+      event_codes: 0, or the number of events that the encoder tells apart, counting "none", the last. It then adds to
+        every feature the code of the event named: learned vectors, mixed by the probabilities that the mean feature
+        gives the events ("none" has no vector). So all wordings of an event have one thing in common, also those that
+        training never saw. Not part of T5; docs/training.md has what it is worth.
 
     Source: Raffel et al. 2020; Shazeer 2020 (arXiv:2002.05202) for the gated GELU of T5 1.1.
     """
@@ -50,11 +54,23 @@ class T5Encoder(nn.Module):
     num_heads: int
     relative_buckets: int = 32
     relative_max_distance: int = 128
+    event_codes: int = 0
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, token_ids: Int[Array, "B L"], text_mask: Bool[Array, "B L"]) -> Float[Array, "B L D"]:
-        """Return features, float32; those of masked positions are meaningless and must stay masked."""
+    def __call__(
+        self,
+        token_ids: Int[Array, "B L"],
+        text_mask: Bool[Array, "B L"],
+        keep_words: Bool[Array, "B"] | None = None,
+        with_events: bool = False,
+    ) -> Float[Array, "B L D"] | tuple[Float[Array, "B L D"], Float[Array, "B K"]]:
+        """Return features, float32; those of masked positions are meaningless and must stay masked.
+
+        Args:
+          keep_words: where false, the features are the event's code alone; None keeps all words. With event_codes only.
+          with_events: return the logits of the events too, before the softmax. With event_codes only.
+        """
         length = token_ids.shape[1]
         x = nn.Embed(self.vocab_size, self.d_model, dtype=self.dtype, name="shared")(token_ids)
         position = jnp.arange(length)
@@ -81,7 +97,15 @@ class T5Encoder(nn.Module):
             gate = nn.gelu(dense(self.d_ff, f"layer_{i}_wi_0", self.d_model**-0.5)(h), approximate=True)
             h = gate * dense(self.d_ff, f"layer_{i}_wi_1", self.d_model**-0.5)(h)
             x = x + dense(self.d_model, f"layer_{i}_wo", self.d_ff**-0.5)(h)
-        return RMSNorm(name="final_norm")(x).astype(jnp.float32)
+        features = RMSNorm(name="final_norm")(x).astype(jnp.float32)
+        if not self.event_codes:
+            return features
+        logits = nn.Dense(self.event_codes, name="event")(masked_mean(features, text_mask))
+        table = self.param("event_table", nn.initializers.normal(1.0), (self.event_codes - 1, self.d_model))
+        if keep_words is not None:
+            features = features * keep_words[:, None, None]
+        features = features + (jax.nn.softmax(logits)[:, :-1] @ table)[:, None]
+        return (features, logits) if with_events else features
 
 
 def masked_mean(features: Float[Array, "B L D"], mask: Bool[Array, "B L"]) -> Float[Array, "B D"]:
@@ -93,7 +117,8 @@ def masked_mean(features: Float[Array, "B L D"], mask: Bool[Array, "B L"]) -> Fl
 class CaptionHeads(nn.Module):
     """What a caption says, read off the mean text feature: used to train our own small encoder.
 
-    Returns logits over the labels [B, K], a logit for "names a direction" [B], and sin/cos of the azimuth [B, 2].
+    Returns logits over the labels [B, K] (None for num_labels 0: an encoder with event codes has its own), a logit for
+    "names a direction" [B], and sin/cos of the azimuth [B, 2].
     """
 
     num_labels: int
@@ -102,4 +127,5 @@ class CaptionHeads(nn.Module):
     def __call__(self, features: Float[Array, "B L D"], mask: Bool[Array, "B L"]):
         pooled = masked_mean(features, mask)
         azimuth = nn.Dense(2, name="azimuth")(nn.silu(nn.Dense(128, name="azimuth_hidden")(pooled)))
-        return nn.Dense(self.num_labels, name="label")(pooled), nn.Dense(1, name="direction")(pooled)[:, 0], azimuth
+        label = nn.Dense(self.num_labels, name="label")(pooled) if self.num_labels else None
+        return label, nn.Dense(1, name="direction")(pooled)[:, 0], azimuth

@@ -40,12 +40,16 @@ class UNet(nn.Module):
       attention: for each level, whether it has self- and cross-attention. The middle always has.
       freq_embedding: add a learned vector per frequency row after the first convolution.
       pooled_text: add the mean text feature to the time embedding, beside cross-attention.
+      condition_rows: add to each frequency row of the first features what time, text and azimuth together say, zero at
+        first. Interaural cues are patterns over frequency, which a condition that is the same for all rows leaves to
+        the layers behind.
       azimuth_token: join a token made of a numeric azimuth to the text tokens, where has_azimuth is true.
       dtype: of the computation; parameters, norms' statistics, softmax and the output stay float32.
       remat: in the backward pass, compute what is inside a block again instead of keeping it.
 
     Source: Rombach et al. 2022; Ghosal et al. 2023 (Tango, arXiv:2304.13731) for text-to-audio. The azimuth token,
-    the pooled text and the frequency embedding are ours.
+    the pooled
+    text, the frequency embedding and the condition rows are ours.
     """
 
     patch: Sequence[int]
@@ -58,6 +62,7 @@ class UNet(nn.Module):
     pooled_text: bool = True
     azimuth_token: bool = True
     azimuth_harmonics: int = 4
+    condition_rows: bool = False
     dtype: jnp.dtype = jnp.float32
     remat: bool = False
 
@@ -97,6 +102,10 @@ class UNet(nn.Module):
         if self.freq_embedding:
             row = self.param("freq_embedding", nn.initializers.normal(0.02), (h.shape[2], h.shape[3]))
             h = h + row.astype(self.dtype)
+        if self.condition_rows:
+            zero = nn.initializers.zeros
+            rows = nn.Dense(h.shape[2] * h.shape[3], dtype=self.dtype, kernel_init=zero, name="condition_rows")
+            h = h + rows(nn.silu(emb)).reshape(-1, 1, *h.shape[2:])
         skips = [h]
         for i in range(len(self.channels)):
             for j in range(self.layers_per_block):

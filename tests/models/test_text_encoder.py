@@ -10,9 +10,12 @@ IDS = jax.random.randint(jax.random.key(0), (2, 9), 3, 50)
 MASK = jnp.arange(9) < jnp.array([[4], [9]])
 
 
+FIELDS = dict(vocab_size=50, d_model=12, d_kv=5, d_ff=16, num_layers=2, num_heads=3, relative_buckets=8)
+
+
 @pytest.fixture(scope="module")
 def built():
-    model = T5Encoder(vocab_size=50, d_model=12, d_kv=5, d_ff=16, num_layers=2, num_heads=3, relative_buckets=8)
+    model = T5Encoder(**FIELDS)
     return jax.jit(model.apply), draw_params(model, IDS, MASK)
 
 
@@ -103,3 +106,39 @@ def test_caption_heads_read_the_mean():
     junk = jnp.where(MASK[..., None], features, 9.0)
     for a, b in zip((logits, direction, azimuth), heads.apply(params, junk, MASK), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
+    assert CaptionHeads(num_labels=0).init_with_output(jax.random.key(0), features, MASK)[0][0] is None
+
+
+@pytest.fixture(scope="module")
+def coded(built):
+    """An encoder with event codes that is otherwise `built`."""
+    model = T5Encoder(**FIELDS, event_codes=4)
+    params = model.init(jax.random.key(5), IDS, MASK)["params"] | built[1]["params"]
+    return lambda *args, **more: model.apply({"params": params}, *args, **more), params
+
+
+def test_event_codes_add_one_vector_mixed_by_probability(built, coded):
+    apply, params = coded
+    features, logits = apply(IDS, MASK, with_events=True)
+    plain = built[0](built[1], IDS, MASK)
+    logits_by_hand = masked_mean(plain, MASK) @ params["event"]["kernel"] + params["event"]["bias"]
+    np.testing.assert_allclose(logits, logits_by_hand, atol=1e-5)
+    code = jax.nn.softmax(logits_by_hand)[:, :3] @ params["event_table"]
+    np.testing.assert_allclose(features, plain + code[:, None], atol=1e-5)
+    np.testing.assert_array_equal(apply(IDS, MASK), features)
+
+
+def test_a_caption_that_names_no_event_has_no_code(built, coded):
+    apply, params = coded
+    sure = params | {"event": {"kernel": 0 * params["event"]["kernel"], "bias": jnp.array([0.0, 0.0, 0.0, 50.0])}}
+    features = T5Encoder(**FIELDS, event_codes=4).apply({"params": sure}, IDS, MASK)
+    np.testing.assert_allclose(features, built[0](built[1], IDS, MASK), atol=1e-5)
+
+
+def test_without_words_only_the_code_is_left(built, coded):
+    apply, _ = coded
+    features = apply(IDS, MASK, jnp.array([True, False]))
+    np.testing.assert_array_equal(features[0], apply(IDS, MASK)[0])
+    code = apply(IDS, MASK)[1] - built[0](built[1], IDS, MASK)[1]
+    np.testing.assert_allclose(features[1], code, atol=1e-5)
+    np.testing.assert_array_equal(features[1], jnp.broadcast_to(features[1, :1], features[1].shape))

@@ -100,6 +100,7 @@ def test_azimuth_embedding_is_continuous_across_zero_and_tells_directions_apart(
         {"freq_embedding": False},
         {"patch": (1, 1)},
         {"layers_per_block": 2},
+        {"condition_rows": True},
     ],
 )
 def test_every_option_builds_and_changes_the_parameters(built, more):
@@ -113,6 +114,22 @@ def test_every_option_builds_and_changes_the_parameters(built, more):
     if more == {"pooled_text": False}:  # the azimuth then works through its token alone
         moved = inputs() | {"azimuth_deg": jnp.array([111.0, 2.0])}
         assert np.all(difference(out, apply(params, **moved)) > 1e-5)
+
+
+def test_condition_rows_start_at_nothing_and_tell_the_rows_apart(built):
+    apply, params = build(condition_rows=True)
+    start = jax.eval_shape(lambda k: UNet(**FIELDS, condition_rows=True).init(k, **inputs()), jax.random.key(0))
+    rows = jax.tree.map(lambda x: jnp.zeros(x.shape), start["params"]["condition_rows"])
+    params = {"params": params["params"] | {"condition_rows": rows}}
+    without = {"params": {name: value for name, value in params["params"].items() if name != "condition_rows"}}
+    np.testing.assert_allclose(apply(params, **inputs()), built[0](without, **inputs()), atol=1e-5)
+    gradient = jax.grad(lambda p: jnp.sum(apply(p, **inputs()) ** 2))(params)["params"]["condition_rows"]["kernel"]
+    assert np.all(np.abs(gradient).max(axis=0) > 0)
+    # A bias in the second row alone changes what that row says first of all.
+    width = FIELDS["channels"][0]
+    bias = rows["bias"].at[width : 2 * width].set(1.0)
+    second = {"params": params["params"] | {"condition_rows": rows | {"bias": bias}}}
+    assert np.all(difference(apply(second, **inputs()), apply(params, **inputs())) > 1e-5)
 
 
 def test_without_attention_at_a_level_there_are_no_weights_for_it(built):
