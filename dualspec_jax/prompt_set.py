@@ -1,8 +1,8 @@
 """The fixed prompts of the evaluation, with the azimuth as a number and in words.
 
-Four sets: `ten` (10 sounds x 12 azimuths), `full` (27 sounds x 24 azimuths x three wordings), `quick` (10 sounds x
-3 azimuths x three wordings) and `heldout` (10 sounds x 30 wordings that training never saw). Only `full` and `quick`
-word one direction in several ways for one sound.
+Five sets: `ten` (10 sounds x 12 azimuths), `full` (27 sounds x 24 azimuths x three wordings), `quick` (10 sounds x
+3 azimuths x three wordings), `heldout` (10 sounds x 30 wordings that training never saw) and `heldout_full` (the same
+of 27 sounds). Only `full` and `quick` word one direction in several ways for one sound.
 
 A change of the wordings (`spatial/sounds.json`, `captions.py`, `direction.py`) changes the prompts: then
 PROMPT_SET_VERSION must rise, and `tests/test_evaluate.py` says so.
@@ -29,7 +29,7 @@ MORE_LABELS = (  # with at least 10 recordings in the project's collection, like
     "kick drum", "thunder", "whoosh", "car horn", "dice", "digging", "explosion", "snoring",
 )  # fmt: skip
 ROWS = ("numeric", "words")
-SETS = ("ten", "full", "quick", "heldout")
+SETS = ("ten", "full", "quick", "heldout", "heldout_full")  # a place here is a seed: append only
 STYLES = ("doa", "clock", "general")
 HELDOUT_WORDINGS = 30  # of each sound
 GOLDEN = (5**0.5 - 1) / 2
@@ -58,7 +58,8 @@ def make_prompts(row: str, name: str = "ten") -> tuple[Prompt, ...]:
     In `full` and `quick`, `words` asks for each direction in three styles and `numeric` once. The eight sectors of
     `general` are coarser than the 24 azimuths: there it asks for the nearest sector's middle.
 
-    `heldout` has each wording once, all around the circle in a golden-ratio sequence of whole degrees.
+    `heldout` and `heldout_full` have each wording once, all around the circle in a golden-ratio sequence of whole
+    degrees.
 
     In `ten`, the 120 prompts of both rows pair up by index. The styles of `words` take turns there: doa and clock, and
     general too where one of its eight sectors is centred on the
@@ -71,18 +72,18 @@ def make_prompts(row: str, name: str = "ten") -> tuple[Prompt, ...]:
         raise ValueError(f"row = {row!r}: must be one of {', '.join(ROWS)}")
     if name not in SETS:
         raise ValueError(f"prompt set = {name!r}: must be one of {', '.join(SETS)}")
-    if name == "heldout":
-        return _heldout_prompts(row)
+    if name.startswith("heldout"):
+        return _heldout_prompts(row, name)
     return _ten_prompts(row) if name == "ten" else _worded_prompts(row, name)
 
 
-def _heldout_prompts(row: str) -> tuple[Prompt, ...]:
+def _heldout_prompts(row: str, name: str) -> tuple[Prompt, ...]:
     prompts = []
-    for label in LABELS:
+    for label in labels_of(name):
         for event in heldout_wordings(label)[:HELDOUT_WORDINGS]:
             index = len(prompts)
             azimuth, style = float(int(index * GOLDEN % 1.0 * 360.0)), "numeric" if row == "numeric" else "doa"
-            rng = np.random.default_rng([PROMPT_SET_VERSION, SETS.index("heldout"), ROWS.index(row), index])
+            rng = np.random.default_rng([PROMPT_SET_VERSION, SETS.index(name), ROWS.index(row), index])
             text = make_caption(event, *((None, rng) if row == "numeric" else (azimuth, rng, style)))
             prompts.append(Prompt(index, label, azimuth, style, text))
     return tuple(prompts)
@@ -125,7 +126,7 @@ def _worded_prompts(row: str, name: str) -> tuple[Prompt, ...]:
 
 def labels_of(name: str) -> tuple[str, ...]:
     """Return the sounds of a prompt set."""
-    return (*LABELS, *MORE_LABELS) if name == "full" else LABELS
+    return (*LABELS, *MORE_LABELS) if name in ("full", "heldout_full") else LABELS
 
 
 def limit_evenly(items: Sequence, limit: int | None) -> list:

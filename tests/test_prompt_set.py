@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from dualspec_jax import prompt_set
-from dualspec_jax.prompt_set import AZIMUTHS_DEG, LABELS, PROMPT_SET_VERSION, limit_evenly, make_prompts
+from dualspec_jax.prompt_set import AZIMUTHS_DEG, LABELS, MORE_LABELS, PROMPT_SET_VERSION, limit_evenly, make_prompts
 from dualspec_jax.spatial.direction import circular_difference, parse_direction
-from dualspec_jax.spatial.sounds import heldout_wordings, match_sound
+from dualspec_jax.spatial.sounds import event_wordings, heldout_wordings, labels, match_sound
 
 DIGESTS = {  # a changed prompt set needs a new version, and a line here
     1: {
@@ -14,6 +14,7 @@ DIGESTS = {  # a changed prompt set needs a new version, and a line here
         "full": "41d20bbd6e8dff6ec10913ebf4fcde48bf8d213029f9a988a3b9781482c5725f",
         "quick": "04ac7c38c2d20a00dcd1bdff182c55cb2a2c510258d24a64e9f9a31763b1c9e4",
         "heldout": "f340006abaedc407f5edf3ad8b2b0c403c0d6f4d0bebf7f52ae133075b82e598",
+        "heldout_full": "3ab9a8ce01f44db2c8c94956ad622bc0553717d90d0bed2b6bdfad147d7daf99",
     }
 }
 
@@ -44,14 +45,27 @@ def test_full_covers_the_circle_for_every_well_populated_sound():
     assert {p.azimuth_deg for p in prompts if p.style == "clock"} == {15.0 * k for k in range(24)}
 
 
-def test_heldout_has_thirty_new_wordings_of_each_sound_all_around():
-    prompts = make_prompts("words", "heldout")
-    assert collections.Counter(p.label for p in prompts) == dict.fromkeys(LABELS, prompt_set.HELDOUT_WORDINGS)
+@pytest.mark.parametrize(("name", "sounds"), [("heldout", LABELS), ("heldout_full", (*LABELS, *MORE_LABELS))])
+def test_heldout_has_thirty_new_wordings_of_each_sound_all_around(name, sounds):
+    prompts = make_prompts("words", name)
+    assert prompt_set.labels_of(name) == sounds
+    assert collections.Counter(p.label for p in prompts) == dict.fromkeys(sounds, prompt_set.HELDOUT_WORDINGS)
     assert len({p.azimuth_deg for p in prompts}) > 200
     for prompt in prompts:
         assert any(w.lower() in prompt.text.lower() for w in heldout_wordings(prompt.label)), prompt
         assert parse_direction(prompt.text).azimuth_deg == prompt.azimuth_deg
-    assert all(parse_direction(p.text) is None for p in make_prompts("numeric", "heldout"))
+    assert all(parse_direction(p.text) is None for p in make_prompts("numeric", name))
+
+
+@pytest.mark.parametrize("row", prompt_set.ROWS)
+def test_heldout_full_has_every_wording_once_and_none_of_training(row):
+    wordings = [w for label in prompt_set.labels_of("heldout_full") for w in heldout_wordings(label)]
+    prompts = make_prompts(row, "heldout_full")
+    assert len({w.lower() for w in wordings}) == len(wordings) == len(prompts) == 27 * 30
+    for prompt, wording in zip(prompts, wordings, strict=True):
+        assert wording.lower() in prompt.text.lower(), prompt
+    trained = {w.lower() for label in labels() for w in event_wordings(label)}
+    assert not trained & {w.lower() for w in wordings}
 
 
 @pytest.mark.parametrize("row", prompt_set.ROWS)

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from dualspec_jax.prompt_set import LABELS
+from dualspec_jax.prompt_set import LABELS, MORE_LABELS
 from dualspec_jax.spatial import sounds
 
 POPULATED = (
@@ -23,6 +23,11 @@ POPULATED = (
 )
 DIRECTION_WORDS = """left right front behind ahead back rear side sides forward forwards backward backwards above below
 degree degrees azimuth o'clock north south east west"""
+TRAINED_WITHOUT_ARTICLE = {  # held out before the article counted; to free them would change the training wordings
+    "baby crying": {"little baby wails"},
+    "clock ticking": {"clock ticks"},
+    "car horn": {"a lorry tooting", "an automobile beeping"},
+}
 UNKNOWN_PROMPTS = (
     "violin playing",
     "saxophone",
@@ -71,13 +76,33 @@ def test_wordings_are_many():
         assert count >= 30, label
         assert label not in POPULATED or count >= 60, label
         assert len(sounds.heldout_wordings(label)) >= (8 if label in POPULATED else 4), label
-    assert all(len(sounds.heldout_wordings(label)) >= 30 for label in LABELS)
+    assert all(len(sounds.heldout_wordings(label)) == 30 for label in (*LABELS, *MORE_LABELS))
 
 
 def test_heldout_wordings_are_not_trained_on():
     for label, sound in sounds.load_sounds().items():
         assert not set(sound.heldout) & set(sound.phrases), label
         assert not set(sound.heldout) & set(sounds.event_wordings(label)), label
+
+
+def test_evaluated_heldout_wordings_differ_from_all_others_in_more_than_the_article():
+    trained = {_without_articles(w) for label in sounds.labels() for w in sounds.event_wordings(label)}
+    heldout = [_without_articles(w) for label in (*LABELS, *MORE_LABELS) for w in sounds.heldout_wordings(label)]
+    assert len(set(heldout)) == len(heldout)
+    for label in (*LABELS, *MORE_LABELS):
+        known = {w for w in sounds.heldout_wordings(label) if _without_articles(w) in trained}
+        assert known == TRAINED_WITHOUT_ARTICLE.get(label, set()), label
+
+
+def _without_articles(wording):
+    return re.sub(r"\b(?:an?|the) ", "", wording.lower())
+
+
+@pytest.mark.parametrize("label", MORE_LABELS)
+def test_heldout_wordings_have_words_that_are_new_for_their_label(label):
+    trained = {sounds.stem(word) for w in sounds.event_wordings(label) for word in sounds.content_words(w)}
+    new = [any(sounds.stem(c) not in trained for c in sounds.content_words(w)) for w in sounds.heldout_wordings(label)]
+    assert 0.5 <= np.mean(new) <= 0.7  # 0.56 in LABELS; the others say known words in another way
 
 
 def test_no_wording_names_two_sounds_or_a_direction():
@@ -160,8 +185,11 @@ def test_training_wordings_find_their_label():
 
 
 def test_heldout_wordings_find_their_label():
-    pairs = [(label, wording) for label in sounds.labels() for wording in sounds.heldout_wordings(label)]
-    assert _accuracy(pairs) >= 0.90
+    pairs = {label: [(label, wording) for wording in sounds.heldout_wordings(label)] for label in sounds.labels()}
+    # The evaluated labels have six times the wordings of the others, and stranger ones: every label counts once.
+    assert np.mean([_accuracy(pairs[label]) for label in pairs]) >= 0.90
+    guesses = [sounds.match_sound(wording).label == label for label in pairs for _, wording in pairs[label]]
+    assert np.mean(guesses) >= 0.97
 
 
 def _accuracy(pairs):
