@@ -14,7 +14,7 @@ from dualspec_jax.tokenizer import Tokenizer, load_tokenizer
 
 EMBEDDED = Path(__file__).parent / "embedded"
 PARTS = ("mel_vae", "stft_vae", "text_encoder", "unet")
-MORE_PARTS = ("vocoder",)  # that a bundle can do without
+MORE_PARTS = ("vocoder", "direction")  # that a bundle can do without; `diffusion.direction_prior` is the second
 FORMAT = 1
 
 

@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 TASKS = ("mel_vae", "mel_decoder", "stft_vae", "vocoder", "text_encoder", "classifier", "localiser", "diffusion")
 MAX_SPACING = 4.0  # of the sampler's steps
+MAX_DIRECTION_NOISE = 100.0  # variances of normalised latents
 SOLVERS = ("ddim", "dpmpp_2m", "unipc")
 VOCODERS = ("griffin_lim_stft", "griffin_lim", "vocos")  # see `vocoders.default_vocoder`
 
@@ -170,6 +171,7 @@ def default() -> ConfigDict:
             spacing=1.5,  # of the steps: 1 is even, above it more of them are at high noise
             guidance_interval=(0.0, 1.0),  # noise levels t / num_steps that are guided; 1 is pure noise
             guidance_rescale=0.7,  # of the standard deviation, see diffusion.guidance
+            direction_noise=0.25,  # how wrong the generated direction is taken to be, see diffusion.direction_prior
         )
     )
     c.classifier = ConfigDict(
@@ -330,6 +332,8 @@ def validate(config: ConfigDict) -> None:
     need(1 <= spacing <= MAX_SPACING, "sampler.spacing", spacing, f"in [1, {MAX_SPACING:g}]")
     rescale = config.sampler.guidance_rescale
     need(0 <= rescale <= 1, "sampler.guidance_rescale", rescale, "in [0, 1]")
+    noise = config.sampler.direction_noise
+    need(0 <= noise <= MAX_DIRECTION_NOISE, "sampler.direction_noise", noise, f"in [0, {MAX_DIRECTION_NOISE:g}]")
     low, high = config.sampler.guidance_interval
     need(0 <= low <= high <= 1, "sampler.guidance_interval", (low, high), "rising and in [0, 1]")
     for task in TASKS:

@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
@@ -13,6 +14,9 @@ from dualspec_jax.bundle import save_bundle
 from dualspec_jax.checkpoint import latest_step, load_params
 from dualspec_jax.command_line import run
 from dualspec_jax.config import validate
+from dualspec_jax.diffusion.direction_prior import MIN_SCENES, fit_direction_prior
+from dualspec_jax.latents import load_latents
+from dualspec_jax.single_branch import branch_of
 
 CARD = """\
 # Model card: dualspec_jax embedded bundle
@@ -77,6 +81,10 @@ def total_steps(workdir: Path, here: dict[str, int]) -> dict[str, int]:
     return {part: before.get(part, 0) + n for part, n in here.items()} if before else {}
 
 
+def _trained(part: str, steps: dict[str, int]) -> int | str:
+    return "fitted, not trained" if part == "direction" else steps.get(part, "not recorded")
+
+
 def model_card(config: ConfigDict, data: Path, params: dict, steps: dict[str, int]) -> str:
     """Return the model card: parts, training data and the attribution of every recording.
 
@@ -109,9 +117,7 @@ def model_card(config: ConfigDict, data: Path, params: dict, steps: dict[str, in
     size = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
     return CARD.format(
         version=__version__,
-        parts="\n".join(
-            f"| {part} | {size(params[part]) / 1e6:.2f} M | {steps.get(part, 'not recorded')} |" for part in params
-        ),
+        parts="\n".join(f"| {part} | {size(params[part]) / 1e6:.2f} M | {_trained(part, steps)} |" for part in params),
         count=len(rows),
         labels=len({row["label"] for row in rows}),
         dataset=config.data.dataset,
@@ -120,6 +126,20 @@ def model_card(config: ConfigDict, data: Path, params: dict, steps: dict[str, in
         licences=table(Counter(row["licence"] for row in rows)),
         recordings="\n".join("| " + " | ".join(clean(row[name]) for name in columns[:6]) + " |" for row in rows),
     )
+
+
+def direction_prior(config: ConfigDict, folder: Path, meta: dict) -> dict | None:
+    """Fit `diffusion.direction_prior` to the cached latents of the training split.
+
+    Returns None where it does not apply: too few scenes, scenes of several sources, or a model without STFT branch.
+    """
+    latents, n_mel = load_latents(folder), config.mel_vae.latent_channels
+    single = all(len(latents.sources(i)) == 1 for i in range(len(latents)))
+    if len(latents) < MIN_SCENES or not single or branch_of(config) == "mel":
+        return None
+    mean, std = np.float32(meta["mean"])[n_mel:], np.float32(meta["std"])[n_mel:]
+    means = [((latents.latent(i)[..., n_mel:].mean(0) - mean) / std).ravel() for i in range(len(latents))]
+    return fit_direction_prior(np.stack(means), latents.azimuth_deg)
 
 
 def export(config: ConfigDict, workdir: Path, out: Path, data: Path) -> str:
@@ -143,10 +163,13 @@ def export(config: ConfigDict, workdir: Path, out: Path, data: Path) -> str:
     if (step := latest_step(workdir / "vocoder")) is not None:
         params["vocoder"], steps["vocoder"] = load_params(workdir / "vocoder")[0]["generator"], step
     steps = total_steps(workdir, steps)
-    meta_path = Path(config.data.latents_dir or workdir / "latents") / "train" / "meta.json"
+    latents_dir = Path(config.data.latents_dir or workdir / "latents")
+    meta_path = latents_dir / "train" / "meta.json"
     if not meta_path.is_file():
         raise ValueError(f"workdir = {str(workdir)!r}: no latents/train/meta.json; run dualspec_jax.encode first")
     meta = json.loads(meta_path.read_text())
+    if (prior := direction_prior(config, latents_dir / "train", meta)) is not None:
+        params["direction"] = prior
     return save_bundle(
         out,
         config,

@@ -12,7 +12,8 @@ from jaxtyping import Float
 
 from dualspec_jax import networks
 from dualspec_jax.bundle import Bundle
-from dualspec_jax.config import MAX_SPACING, SOLVERS, VOCODERS
+from dualspec_jax.config import MAX_DIRECTION_NOISE, MAX_SPACING, SOLVERS, VOCODERS
+from dualspec_jax.diffusion.direction_prior import steer
 from dualspec_jax.diffusion.guidance import guide
 from dualspec_jax.diffusion.schedule import make_alpha_bar
 from dualspec_jax.diffusion.solvers import Rows, advance, solver_rows, start_carry, trailing_timesteps
@@ -25,7 +26,7 @@ from dualspec_jax.vocoders import default_vocoder, make_vocoder, vocoder_params
 
 SETTINGS = (
     "steps", "solver", "spacing", "guidance_mel", "guidance_stft", "guidance_interval", "guidance_rescale", "eta",
-    "vocoder",
+    "direction_noise", "vocoder",
 )  # fmt: skip
 
 
@@ -64,6 +65,8 @@ class Generator:
       guidance_mel, guidance_stft: scales of the two branches; 1 is no guidance.
       guidance_interval: noise levels that are guided, from 0 (clean) to 1 (pure noise); elsewhere a step costs less.
       guidance_rescale: 0 to 1, see `diffusion.guidance.guide`.
+      direction_noise: how wrong the generated direction is taken to be where the request has an angle, see
+        `diffusion.direction_prior.steer`; 0 leaves it as generated. The bundle must have a direction prior.
       eta: sampling noise of solver ddim, 0 to 1; above 0 it chooses that solver where none is named.
       vocoder: one of config.VOCODERS; see `vocoders.default_vocoder`.
       batch_size: clips made at once. For all but this, None takes the bundle's default.
@@ -87,6 +90,7 @@ class Generator:
         guidance_interval: tuple[float, float] | None = None,
         guidance_rescale: float | None = None,
         eta: float | None = None,
+        direction_noise: float | None = None,
         vocoder: str | None = None,
         batch_size: int = 1,
     ):
@@ -97,6 +101,7 @@ class Generator:
         self.spacing = bundle.config.sampler.spacing
         self.guidance_rescale = bundle.config.sampler.guidance_rescale
         self.guidance_mel, self.guidance_stft = s.guidance_mel, s.guidance_stft
+        self.direction_noise = bundle.config.sampler.direction_noise if "direction" in bundle.params else 0.0
         self.vocoder = default_vocoder(bundle)
         self.seconds: Counter[str] = Counter()
         self._functions = _make_functions(bundle)
@@ -111,6 +116,7 @@ class Generator:
             guidance_interval=guidance_interval,
             guidance_rescale=guidance_rescale,
             eta=eta,
+            direction_noise=direction_noise,
             vocoder=vocoder,
         )
 
@@ -148,6 +154,7 @@ class Generator:
             ("guidance_stft", self.guidance_stft, 0.0, 100.0),
             ("guidance_rescale", self.guidance_rescale, 0.0, 1.0),
             ("eta", self.eta, 0.0, 1.0),
+            ("direction_noise", self.direction_noise, 0.0, MAX_DIRECTION_NOISE),
             ("batch_size", self.batch_size, 1, 4096),
         ):
             if not low <= value <= high:
@@ -155,6 +162,9 @@ class Generator:
         for field, value, names in (("solver", self.solver, SOLVERS), ("vocoder", self.vocoder, VOCODERS)):
             if value not in names:
                 raise ValueError(f"{field} = {value!r}: must be one of {', '.join(names)}")
+        if self.direction_noise and "direction" not in self.bundle.params:
+            where = f"the bundle {str(self.bundle.path)!r} has no direction prior"
+            raise ValueError(f"direction_noise = {self.direction_noise}: {where}, only 0 can be asked for")
         vocoder_params(self.bundle, self.vocoder)
         low, high = self.guidance_interval = tuple(float(x) for x in self.guidance_interval)
         if not 0.0 <= low <= high <= 1.0:
@@ -168,7 +178,7 @@ class Generator:
         params, inputs, control = self._arguments([Request("")] * self.batch_size)
         condition, carry = self._prepare("encode", params["text_encoder"], inputs)[1]
         carry = self._prepare(self._sampler, params["unet"], condition, carry, self._rows, inputs["seed"], *control)[1]
-        mel, features = self._prepare("decode", params, carry[0])[1]
+        mel, features = self._prepare("decode", params, *self._placed(carry, inputs))[1]
         self._prepare(self.vocoder, params.get("vocoder", {}), mel, features, inputs["seed"])
 
     def __call__(
@@ -207,8 +217,12 @@ class Generator:
             carry = self._run(self._sampler, params["unet"], condition, carry, rows, inputs["seed"], *control)
             if report:
                 report(i + 1)
-        mel, features = self._run("decode", params, carry[0])
+        mel, features = self._run("decode", params, *self._placed(carry, inputs))
         return np.asarray(self._run(self.vocoder, params.get("vocoder", {}), mel, features, inputs["seed"]))
+
+    def _placed(self, carry: tuple, inputs: dict[str, np.ndarray]) -> tuple:
+        """Return what the decoders need: latents, azimuths, which of these are known, how far they are trusted."""
+        return carry[0], inputs["azimuth_deg"], inputs["has_azimuth"], np.float32(self.direction_noise)
 
     @property
     def _sampler(self) -> str:
@@ -265,7 +279,7 @@ def _make_functions(bundle: Bundle) -> dict[str, tuple[Callable, tuple[bool, ...
 
     encode: text parameters, inputs -> (conditions: words and azimuth, words alone, neither; the sampler's start).
     sample, sample_in_interval: U-Net parameters, conditions, carry, rows, seeds, scale, guided steps, rescale -> carry.
-    decode: all parameters, latent -> (log-mel, features of the STFT branch).
+    decode: all parameters, latent, azimuths, which are known, direction noise -> (log-mel, STFT features).
     one per vocoder: vocoder parameters (of a bundle without: none), log-mel, features, seeds -> waveform.
     """
     config = bundle.config
@@ -307,7 +321,10 @@ def _make_functions(bundle: Bundle) -> dict[str, tuple[Callable, tuple[bool, ...
     def sample_in_interval(*args):
         return sample(*args, limited=True)
 
-    def decode(params, latent):
+    def decode(params, latent, azimuth_deg, has_azimuth, direction_noise):
+        if "direction" in params:
+            steered = steer(params["direction"], latent[..., n_mel:], azimuth_deg, has_azimuth, direction_noise)
+            latent = jnp.concatenate([latent[..., :n_mel], steered], axis=-1)
         z = latent * bundle.latent_std + bundle.latent_mean
         mel = mel_vae.apply({"params": params["mel_vae"]}, z[..., :n_mel], method="decode")
         return mel, stft_vae.apply({"params": params["stft_vae"]}, z[..., n_mel:], method="decode")
@@ -321,6 +338,6 @@ def _make_functions(bundle: Bundle) -> dict[str, tuple[Callable, tuple[bool, ...
         "encode": (encode, (False, True)),
         "sample": (sample, sampler_args),
         "sample_in_interval": (sample_in_interval, sampler_args),
-        "decode": (decode, (False, True)),
+        "decode": (decode, (False, True, True, True, False)),
     }
     return functions | {name: (vocode(name), (False, True, True, True)) for name in VOCODERS}

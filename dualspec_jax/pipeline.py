@@ -209,6 +209,7 @@ class DualSpecPipeline:
         spacing: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
         eta: float | None = None,
+        direction_noise: float | None = None,
         vocoder: str | None = None,
         best_of: int = 1,
         normalise: float | None = None,
@@ -225,7 +226,7 @@ class DualSpecPipeline:
           num_waveforms_per_prompt: clip j of prompt i gets seed + i * this + j, or seed[i] + j.
           duration: seconds, at most what the model makes (5.12); a shorter clip is cut, with a fade of 10 ms.
           callback: see `Generator.__call__`.
-          solver, spacing, guidance_interval, eta, vocoder: see `Generator`.
+          solver, spacing, guidance_interval, eta, direction_noise, vocoder: see `Generator`.
           best_of: candidates made for each clip, of which the one with the least `badness` is kept.
           normalise: loudness in LUFS, such as -23; less where the peak would pass full scale.
           batch_size: clips made at once; None makes all at once, up to 8.
@@ -253,6 +254,7 @@ class DualSpecPipeline:
             spacing=spacing,
             guidance_interval=guidance_interval,
             eta=eta,
+            direction_noise=direction_noise,
             vocoder=vocoder,
             best_of=best_of,
             normalise=normalise,

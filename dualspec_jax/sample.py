@@ -54,6 +54,7 @@ def make_parser() -> argparse.ArgumentParser:
     a("--guidance", type=parse_guidance, metavar="MEL[,STFT]", help="scales, 1 is none (default: the bundle's)")
     a("--guidance-interval", type=parse_interval, metavar="LOW,HIGH", help="noise levels that are guided (default 0,1)")
     a("--eta", type=float, help="sampling noise of solver ddim, 0 to 1 (default: the bundle's, 0)")
+    a("--direction-noise", type=float, help="0: leave the direction as generated; more: bring it to the one asked for")
     a("--vocoder", choices=VOCODERS, help="Griffin-Lim, from both branches or Mel, or neural (default if there is one)")
     a("--batch-size", type=int, default=1, help="clips made at once (default 1)")
     a("--bundle", type=Path, help="bundle folder (default: the embedded one)")
@@ -216,6 +217,7 @@ class Run:
             spacing=args.spacing,
             guidance_interval=args.guidance_interval,
             eta=args.eta,
+            direction_noise=args.direction_noise,
             vocoder=args.vocoder,
         )
         run_interruptibly(lambda: self.pipeline.self_check)

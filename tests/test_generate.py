@@ -63,6 +63,7 @@ def test_azimuth_0_and_none_differ(generator):
         {"guidance_rescale": 0.1},
         {"guidance_mel": 2.0},
         {"guidance_stft": 7.0},
+        {"direction_noise": 0.0},
         {"guidance_interval": (0.0, 0.5)},
         {"vocoder": VOCODERS[0]},
         {"vocoder": VOCODERS[1]},
@@ -136,6 +137,7 @@ def test_full_memory_names_a_smaller_batch(generator, monkeypatch, size, advice)
         {"spacing": 0.5},
         {"spacing": float("nan")},
         {"eta": 1.5},
+        {"direction_noise": -1.0},
         {"eta": float("nan")},
         {"vocoder": "x"},
         {"batch_size": 0},
@@ -152,6 +154,22 @@ def test_setting_out_of_range_is_named(bundle, generator, setting):
 def test_noise_with_a_solver_that_has_none_is_refused(bundle):
     with pytest.raises(ValueError, match="eta = 0.5: sampling noise needs solver ddim"):
         Generator(bundle, eta=0.5, solver="unipc")
+
+
+def test_without_an_angle_the_direction_stays_as_generated(generator):
+    off = generator.with_settings(direction_noise=0.0)
+    for request in (Request("rain", 3), Request("rain on my left", 3, text_only=True)):
+        assert next(iter(off([request]))).tobytes() == next(iter(generator([request]))).tobytes()
+
+
+def test_a_bundle_without_a_direction_prior_says_so(bundle):
+    params = {name: tree for name, tree in bundle.params.items() if name != "direction"}
+    without = dataclasses.replace(bundle, params=params)
+    with pytest.raises(ValueError, match="direction_noise = 0.5: the bundle .* has no direction prior"):
+        Generator(without, direction_noise=0.5)
+    assert Generator(without).direction_noise == 0.0
+    plain = Generator(bundle, direction_noise=0.0)
+    np.testing.assert_allclose(one(Generator(without)), one(plain), atol=1e-4)
 
 
 def test_a_bundle_without_a_neural_vocoder_says_so(bundle):

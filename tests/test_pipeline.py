@@ -46,6 +46,7 @@ def test_lists_are_in_order_and_each_clip_is_that_of_its_own_seed(pipe):
         {"solver": "dpmpp_2m"},
         {"spacing": 3.0},
         {"eta": 1.0},
+        {"direction_noise": 0.0},
         {"vocoder": "griffin_lim"},
         {"azimuth_deg": 61.0},
         {"seed": [4]},

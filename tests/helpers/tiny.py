@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from dualspec_jax import config as config_lib
 from dualspec_jax import networks
 from dualspec_jax.bundle import save_bundle
+from dualspec_jax.diffusion.direction_prior import MIN_SCENES, fit_direction_prior
 from dualspec_jax.spatial.captions import make_caption
 from dualspec_jax.tokenizer import train_tokenizer
 
@@ -57,6 +58,9 @@ def save_tiny_bundle(path: Path, config: ConfigDict | None = None, steps: dict[s
         "vocoder": init(networks.make_vocoder(c), mel[..., 0], stft[..., 0]),
         "unet": init(networks.make_unet(c.unet), latent, one, text, ids > -1, one, one > 0),
     }
+    rng, size = np.random.default_rng(0), f * c.stft_vae.latent_channels
+    scenes = rng.normal(size=(MIN_SCENES, size)) * np.geomspace(1e-3, 1.0, size)
+    params["direction"] = fit_direction_prior(scenes, rng.uniform(0, 360, MIN_SCENES), 4)
     mean, std = np.zeros(channels, np.float32), np.ones(channels, np.float32)
     tokenizer = tiny_tokenizer(c).backend.to_str()
     return save_bundle(path, c, params, tokenizer, mean, std, ("dog barking", "rain"), "# a card\n", steps)
