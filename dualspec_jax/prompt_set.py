@@ -5,7 +5,7 @@ Five sets: `ten` (10 sounds x 12 azimuths), `full` (27 sounds x 24 azimuths x th
 of 27 sounds). Only `full` and `quick` word one direction in several ways for one sound.
 
 A change of the wordings (`spatial/sounds.json`, `captions.py`, `direction.py`) changes the prompts: then
-PROMPT_SET_VERSION must rise, and `tests/test_evaluate.py` says so.
+PROMPT_SET_VERSION must rise, and `tests/test_prompt_set.py` says so.
 """
 
 import hashlib
