@@ -4,7 +4,10 @@ import math
 
 from ml_collections import ConfigDict
 
-TASKS = ("mel_vae", "mel_decoder", "stft_vae", "vocoder", "text_encoder", "classifier", "localiser", "diffusion")
+TASKS = (
+    "mel_vae", "mel_decoder", "stft_vae", "stft_decoder", "vocoder", "text_encoder", "reader", "classifier",
+    "localiser", "diffusion",
+)  # fmt: skip
 MAX_SPACING = 4.0  # of the sampler's steps
 MAX_DIRECTION_NOISE = 100.0  # variances of normalised latents
 SOLVERS = ("ddim", "dpmpp_2m", "unipc")
@@ -94,6 +97,12 @@ def default() -> ConfigDict:
             cue_weight=1.0,  # of the L1 on level difference and (twice) coherence
         )
     )
+    c.stft_decoder = ConfigDict(
+        dict(  # second stage of the STFT-VAE: its decoder learns where loud bins are heard, the latents as they are
+            loud_weight=1.0,  # of the errors weighted by amplitude, see `losses.loud_errors`
+            latent_noise=0.02,  # added to the latents, in standard deviations of a channel
+        )
+    )
     c.vocoder = ConfigDict(
         dict(  # Vocos-like: the content's complex spectrogram from its log-mel
             channels=256,
@@ -119,6 +128,14 @@ def default() -> ConfigDict:
             max_length=48,  # tokens; longer prompts are cut
             event_codes=0,  # events told apart, "none" among them, whose codes join the features; 0 = T5 alone
             dropout=0.1,  # of whole words in training captions
+        )
+    )
+    c.reader = ConfigDict(
+        dict(  # reads the direction off the text features, for prompts whose words are not read by rule
+            azimuths=120,  # outputs around the circle
+            queries=8,
+            hidden=256,
+            label_std_deg=3.0,  # of the normal curve around the azimuth named
         )
     )
     c.unet = ConfigDict(
@@ -171,6 +188,7 @@ def default() -> ConfigDict:
             spacing=1.5,  # of the steps: 1 is even, above it more of them are at high noise
             guidance_interval=(0.0, 1.0),  # noise levels t / num_steps that are guided; 1 is pure noise
             guidance_rescale=0.7,  # of the standard deviation, see diffusion.guidance
+            reword=True,  # new words for a known sound become its label; False for a model of several sources
             direction_noise=0.25,  # how wrong the generated direction is taken to be, see diffusion.direction_prior
         )
     )
@@ -204,8 +222,10 @@ def default() -> ConfigDict:
         ("mel_vae", 16, 2000, 1.5e-3),
         ("mel_decoder", 16, 2000, 4e-4),
         ("stft_vae", 16, 1000, 1.5e-3),
+        ("stft_decoder", 16, 1000, 8e-4),
         ("vocoder", 16, 4000, 1e-3),
         ("text_encoder", 128, 3000, 1e-3),
+        ("reader", 64, 3000, 2e-3),
         ("classifier", 64, 800, 2e-3),
         ("localiser", 128, 1500, 2e-3),
         ("diffusion", 16, 5000, 1e-3),
@@ -294,6 +314,8 @@ def validate(config: ConfigDict) -> None:
         need(ch % u.head_dim == 0, "unet.channels", u.channels, f"multiples of head_dim {u.head_dim}")
     for field in ("adversarial_weight", "feature_weight", "latent_noise") if "mel_decoder" in config else ():
         need(config.mel_decoder[field] >= 0, f"mel_decoder.{field}", config.mel_decoder[field], "0 or more")
+    for field in ("loud_weight", "latent_noise") if "stft_decoder" in config else ():
+        need(config.stft_decoder[field] >= 0, f"stft_decoder.{field}", config.stft_decoder[field], "0 or more")
     for field in ("stft_weight", "adversarial_weight", "feature_weight", "mel_iters") if "vocoder" in config else ():
         need(config.vocoder[field] >= 0, f"vocoder.{field}", config.vocoder[field], "0 or more")
     for field in ("channels", "layers", "hidden") if "vocoder" in config else ():
@@ -304,6 +326,8 @@ def validate(config: ConfigDict) -> None:
     need(config.localiser.azimuths >= 36, "localiser.azimuths", config.localiser.azimuths, "at least 36")
     need(0 <= config.localiser.dropout < 1, "localiser.dropout", config.localiser.dropout, "in [0, 1)")
     need(config.localiser.label_std_deg > 0, "localiser.label_std_deg", config.localiser.label_std_deg, "positive")
+    for field, low in (("azimuths", 36), ("queries", 1), ("hidden", 1)) if "reader" in config else ():
+        need(config.reader[field] >= low, f"reader.{field}", config.reader[field], f"at least {low}")
     d = config.diffusion
     need(d.schedule in ("cosine", "scaled_linear"), "diffusion.schedule", d.schedule, "cosine or scaled_linear")
     need(d.prediction in ("v", "eps"), "diffusion.prediction", d.prediction, "v or eps")

@@ -17,7 +17,7 @@ from dualspec_jax.input_pipeline import make_batches
 from dualspec_jax.picture import spectrogram_image
 from dualspec_jax.task import PICTURES, Model, Task, load_trained, loss_of_metrics, shape_of
 from dualspec_jax.text_task import get_tokenizer
-from dualspec_jax.vae_tasks import load_mel_vae
+from dualspec_jax.vae_tasks import load_vae
 
 
 def diffusion_model(config: ConfigDict, latent_mean=0.0, latent_std=1.0) -> Model:
@@ -82,7 +82,7 @@ def diffusion_task(config: ConfigDict, workdir: Path) -> Task:
     mean, std = np.asarray(meta["mean"], np.float32), np.asarray(meta["std"], np.float32)
     tokenizer = get_tokenizer(config, workdir)
     encoder_params = jax.device_get(load_trained(workdir, "text_encoder")["encoder"])
-    mel_vae, mel_params = networks.make_vae(config.mel_vae), load_mel_vae(workdir)
+    mel_vae, mel_params = networks.make_vae(config.mel_vae), load_vae(workdir, "mel_vae")
     encoder = networks.make_text_encoder(config.text)
     model = diffusion_model(config, mean, std)
     d = config.diffusion

@@ -12,6 +12,7 @@ from dualspec_jax.ops.coding import decode_stft_features
 from dualspec_jax.scene_source import SceneSource, balanced_order, dataset_labels, known_labels
 from dualspec_jax.spatial.captions import make_caption, make_scene_caption
 from dualspec_jax.spatial.cue_scenes import make_cue_scenes
+from dualspec_jax.spatial.direction import parse_direction
 from dualspec_jax.spatial.hrtf import load_hrtf
 from dualspec_jax.spatial.sounds import heldout_wordings, sample_event
 
@@ -185,7 +186,7 @@ def _localiser_elements(config, *, split, train, **_) -> Elements:
     return Elements(range(CUE_SCENES_PER_EPOCH if train else VALID_CUE_SCENES), make)
 
 
-def _text_elements(config, *, split, tokenizer, train, data_dir, **_) -> Elements:
+def _text_elements(config, *, task, split, tokenizer, train, data_dir, **_) -> Elements:
     _need_tokenizer(tokenizer)
     d, names = config.diffusion, known_labels(config, data_dir)
 
@@ -200,6 +201,10 @@ def _text_elements(config, *, split, tokenizer, train, data_dir, **_) -> Element
         has_event = not d.direction_free_prob <= kind < d.direction_free_prob + d.event_free_prob
         style = "doa" if rng.uniform() < 0.4 else None  # 360 numbers take more examples than 12 hours or 8 sectors
         caption = make_caption(event if has_event else None, azimuth if has_direction else None, rng, style)
+        if (
+            task == "reader" and has_direction
+        ):  # what the words say, not where within their hour or sector the source is
+            azimuth = parse_direction(caption).azimuth_deg
         return _tokens(tokenizer, caption, config.text.max_length) | {
             "label": np.int32(label if has_event else -1),
             "azimuth_deg": np.float32(azimuth if has_direction else 0.0),
@@ -289,14 +294,19 @@ def _drop_word(event: str, rng: np.random.Generator) -> str:
     return " ".join(words)
 
 
+CAPTION_TASKS = ("text_encoder", "reader")  # draw captions, read no scenes
 READ: Mapping[str, Callable[..., Elements]] = {
     "mel_vae": _crop_elements,
     "mel_decoder": _crop_elements,
     "stft_vae": _crop_elements,
+    "stft_decoder": _crop_elements,
     "vocoder": _wave_elements,
     "classifier": _classifier_elements,
     "localiser": _localiser_elements,
     "text_encoder": _text_elements,
+    "reader": _text_elements,
     "diffusion": _latent_elements,
 }
-RENDERED = dict.fromkeys(("mel_vae", "mel_decoder", "stft_vae", "classifier", "diffusion"), _rendered_elements)
+RENDERED = dict.fromkeys(
+    ("mel_vae", "mel_decoder", "stft_vae", "stft_decoder", "classifier", "diffusion"), _rendered_elements
+)

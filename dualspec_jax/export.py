@@ -148,20 +148,23 @@ def export(config: ConfigDict, workdir: Path, out: Path, data: Path) -> str:
     Raises:
       ValueError: a part is not trained yet, `out` exists, or the card cannot be made.
     """
-    tasks = {"stft_vae": "stft_vae", "text_encoder": "text_encoder", "unet": "diffusion"}
+    tasks = {"text_encoder": "text_encoder", "unet": "diffusion"}
     if out.exists():
         raise ValueError(f"out = {str(out)!r}: exists already; choose a new folder")
-    from dualspec_jax.vae_tasks import load_mel_vae  # after the flags are read
+    from dualspec_jax.vae_tasks import load_vae, second_stage_of  # after the flags are read
 
     params, steps = {}, {}
-    params["mel_vae"] = load_mel_vae(workdir)
-    steps["mel_vae"] = sum(latest_step(workdir / task) or 0 for task in ("mel_vae", "mel_decoder"))
+    for vae in ("mel_vae", "stft_vae"):
+        params[vae] = load_vae(workdir, vae)
+        steps[vae] = sum(latest_step(workdir / task) or 0 for task in (vae, second_stage_of(vae)))
     for part, task in tasks.items():
         params[part] = load_params(workdir / task)[0]
         steps[part] = latest_step(workdir / task)
     params["text_encoder"] = params["text_encoder"]["encoder"]
     if (step := latest_step(workdir / "vocoder")) is not None:
         params["vocoder"], steps["vocoder"] = load_params(workdir / "vocoder")[0]["generator"], step
+    if (step := latest_step(workdir / "reader")) is not None:
+        params["reader"], steps["reader"] = load_params(workdir / "reader")[0], step
     steps = total_steps(workdir, steps)
     latents_dir = Path(config.data.latents_dir or workdir / "latents")
     meta_path = latents_dir / "train" / "meta.json"

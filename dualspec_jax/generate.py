@@ -17,6 +17,7 @@ from dualspec_jax.diffusion.direction_prior import steer
 from dualspec_jax.diffusion.guidance import guide
 from dualspec_jax.diffusion.schedule import make_alpha_bar
 from dualspec_jax.diffusion.solvers import Rows, advance, solver_rows, start_carry, trailing_timesteps
+from dualspec_jax.models.text_encoder import read_direction
 from dualspec_jax.ops.binaural import spatial_filter
 from dualspec_jax.ops.stft import istft
 from dualspec_jax.prompts import Request, complete
@@ -26,7 +27,7 @@ from dualspec_jax.vocoders import default_vocoder, make_vocoder, vocoder_params
 
 SETTINGS = (
     "steps", "solver", "spacing", "guidance_mel", "guidance_stft", "guidance_interval", "guidance_rescale", "eta",
-    "direction_noise", "vocoder",
+    "direction_noise", "vocoder", "reword",
 )  # fmt: skip
 
 
@@ -69,6 +70,7 @@ class Generator:
         `diffusion.direction_prior.steer`; 0 leaves it as generated. The bundle must have a direction prior.
       eta: sampling noise of solver ddim, 0 to 1; above 0 it chooses that solver where none is named.
       vocoder: one of config.VOCODERS; see `vocoders.default_vocoder`.
+      reword: whether new words for a known sound become its label, see `prompts.complete`.
       batch_size: clips made at once. For all but this, None takes the bundle's default.
 
     Attributes:
@@ -92,6 +94,7 @@ class Generator:
         eta: float | None = None,
         direction_noise: float | None = None,
         vocoder: str | None = None,
+        reword: bool | None = None,
         batch_size: int = 1,
     ):
         s = bundle.config.sample
@@ -103,6 +106,7 @@ class Generator:
         self.guidance_mel, self.guidance_stft = s.guidance_mel, s.guidance_stft
         self.direction_noise = bundle.config.sampler.direction_noise if "direction" in bundle.params else 0.0
         self.vocoder = default_vocoder(bundle)
+        self.reword = bundle.config.sampler.reword
         self.seconds: Counter[str] = Counter()
         self._functions = _make_functions(bundle)
         self._compiled: dict[tuple, tuple] = {}
@@ -118,6 +122,7 @@ class Generator:
             eta=eta,
             direction_noise=direction_noise,
             vocoder=vocoder,
+            reword=reword,
         )
 
     def with_settings(self, *, batch_size: int | None = None, **settings) -> "Generator":
@@ -176,9 +181,9 @@ class Generator:
     def compile(self) -> None:
         """Compile now (or load from the compile cache) rather than at the first clip."""
         params, inputs, control = self._arguments([Request("")] * self.batch_size)
-        condition, carry = self._prepare("encode", params["text_encoder"], inputs)[1]
+        condition, carry = self._prepare("encode", _readers(params), inputs)[1]
         carry = self._prepare(self._sampler, params["unet"], condition, carry, self._rows, inputs["seed"], *control)[1]
-        mel, features = self._prepare("decode", params, *self._placed(carry, inputs))[1]
+        mel, features = self._prepare("decode", params, *self._placed(carry, condition))[1]
         self._prepare(self.vocoder, params.get("vocoder", {}), mel, features, inputs["seed"])
 
     def __call__(
@@ -209,7 +214,7 @@ class Generator:
 
     def _make(self, requests: Sequence[Request], report: Callable[[int], None] | None) -> np.ndarray:
         params, inputs, control = self._arguments(requests)
-        condition, carry = self._run("encode", params["text_encoder"], inputs)
+        condition, carry = self._run("encode", _readers(params), inputs)
         parts = [self._rows]
         if report:
             parts = [Rows(*(x[i : i + 1] for x in self._rows)) for i in range(self.steps)]
@@ -217,12 +222,13 @@ class Generator:
             carry = self._run(self._sampler, params["unet"], condition, carry, rows, inputs["seed"], *control)
             if report:
                 report(i + 1)
-        mel, features = self._run("decode", params, *self._placed(carry, inputs))
+        mel, features = self._run("decode", params, *self._placed(carry, condition))
         return np.asarray(self._run(self.vocoder, params.get("vocoder", {}), mel, features, inputs["seed"]))
 
-    def _placed(self, carry: tuple, inputs: dict[str, np.ndarray]) -> tuple:
+    def _placed(self, carry: tuple, conditions: tuple) -> tuple:
         """Return what the decoders need: latents, azimuths, which of these are known, how far they are trusted."""
-        return carry[0], inputs["azimuth_deg"], inputs["has_azimuth"], np.float32(self.direction_noise)
+        c = conditions[0]
+        return carry[0], c["azimuth_deg"], c["has_azimuth"], np.float32(self.direction_noise)
 
     @property
     def _sampler(self) -> str:
@@ -234,7 +240,8 @@ class Generator:
         mesh = make_mesh(self.batch_size)
         if mesh.size not in self._params:
             self._params[mesh.size] = jax.device_put(self.bundle.params, replicated(mesh) if mesh.size > 1 else None)
-        requests = [complete(request) for request in requests]
+        sounds = self.bundle.labels if self.reword else None
+        requests = [complete(request, sounds) for request in requests]
         ids, mask = self.bundle.tokenizer.encode_batch([r.prompt for r in requests], config.text.max_length)
         negative_ids, negative_mask = self.bundle.tokenizer.encode_batch(
             [r.negative_prompt for r in requests], config.text.max_length
@@ -246,6 +253,7 @@ class Generator:
             "negative_mask": negative_mask,
             "azimuth_deg": np.float32([r.azimuth_deg or 0.0 for r in requests]),
             "has_azimuth": np.array([r.azimuth_deg is not None for r in requests]),
+            "text_only": np.array([r.text_only for r in requests]),
             "seed": np.uint32([r.seed for r in requests]),
         }
         channels = [config.mel_vae.latent_channels, config.stft_vae.latent_channels]
@@ -274,16 +282,22 @@ class Generator:
         return result
 
 
+def _readers(params: dict) -> dict:
+    """Return the parameters of the networks that read text."""
+    return {name: params[name] for name in ("text_encoder", "reader") if name in params}
+
+
 def _make_functions(bundle: Bundle) -> dict[str, tuple[Callable, tuple[bool, ...]]]:
     """Return the stages by name, each with whether its arguments have a batch axis.
 
-    encode: text parameters, inputs -> (conditions: words and azimuth, words alone, neither; the sampler's start).
+    encode: `_readers`, inputs -> (conditions: words and azimuth, words alone, neither; the sampler's start).
     sample, sample_in_interval: U-Net parameters, conditions, carry, rows, seeds, scale, guided steps, rescale -> carry.
     decode: all parameters, latent, azimuths, which are known, direction noise -> (log-mel, STFT features).
     one per vocoder: vocoder parameters (of a bundle without: none), log-mel, features, seeds -> waveform.
     """
     config = bundle.config
     text_encoder, unet = networks.make_text_encoder(config.text), networks.make_unet(config.unet)
+    reader = networks.make_reader(config)
     mel_vae, stft_vae = networks.make_vae(config.mel_vae), networks.make_vae(config.stft_vae)
     alpha_bar = make_alpha_bar(config.diffusion.schedule, config.diffusion.num_steps)
     n_mel, shape = config.mel_vae.latent_channels, networks.latent_shape(config)
@@ -293,18 +307,25 @@ def _make_functions(bundle: Bundle) -> dict[str, tuple[Callable, tuple[bool, ...
         return jax.vmap(lambda seed: jax.random.split(jax.random.key(seed), 3)[use])(seeds)
 
     def encode(params, inputs):
-        features = lambda ids, mask: text_encoder.apply({"params": params}, ids, mask)
+        features = lambda ids, mask: text_encoder.apply({"params": params["text_encoder"]}, ids, mask)
+        text_emb = features(inputs["ids"], inputs["mask"])
+        azimuth_deg, has_azimuth = inputs["azimuth_deg"], inputs["has_azimuth"]
+        if "reader" in params:  # the network reads what the rules of `prompts.complete` were not asked to
+            found, named = read_direction(reader.apply({"params": params["reader"]}, text_emb, inputs["mask"]))
+            asked = inputs["text_only"] & ~has_azimuth
+            azimuth_deg = jnp.where(asked, found, azimuth_deg)
+            has_azimuth = has_azimuth | (asked & named)
         condition = {
-            "text_emb": features(inputs["ids"], inputs["mask"]),
+            "text_emb": text_emb,
             "text_mask": inputs["mask"],
-            "azimuth_deg": inputs["azimuth_deg"],
-            "has_azimuth": inputs["has_azimuth"],
+            "azimuth_deg": azimuth_deg,
+            "has_azimuth": has_azimuth,
         }
         null = {
             "text_emb": features(inputs["negative_ids"], inputs["negative_mask"]),
             "text_mask": inputs["negative_mask"],
-            "azimuth_deg": inputs["azimuth_deg"],
-            "has_azimuth": jnp.zeros_like(inputs["has_azimuth"]),
+            "azimuth_deg": azimuth_deg,
+            "has_azimuth": jnp.zeros_like(has_azimuth),
         }
         noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys_for(inputs["seed"], 0))
         words = condition | {"has_azimuth": null["has_azimuth"]}

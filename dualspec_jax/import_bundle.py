@@ -27,6 +27,7 @@ TASKS = {  # -> part
     "stft_vae": "stft_vae",
     "vocoder": "vocoder",
     "text_encoder": "text_encoder",
+    "reader": "reader",
     "diffusion": "unet",
 }
 INSIDE = {"text_encoder": "encoder", "vocoder": "generator"}  # where a task's parameters hold the part, among others

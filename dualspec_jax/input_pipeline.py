@@ -6,7 +6,7 @@ import grain
 from absl import flags
 from ml_collections import ConfigDict
 
-from dualspec_jax.elements import READ, RENDERED
+from dualspec_jax.elements import CAPTION_TASKS, READ, RENDERED
 from dualspec_jax.latents import latents_of
 
 
@@ -29,11 +29,11 @@ def make_batches(
     stored order, the same each time; its last batch is filled up from the start, so that every batch is full.
 
       mel_vae, mel_decoder  mel f32 [B, crop, M, 2]; whole clips [B, T, M, 2] with train=False
-      stft_vae      stft f32 [B, crop, F, 4]; whole clips with train=False
+      stft_vae, stft_decoder  stft f32 [B, crop, F, 4]; whole clips with train=False
       vocoder       wave f32 [B, crop * hop] of one ear; the middle of a clip with train=False
       classifier    mel f32 [B, T / pool, M] of both ears' sum, label int32 [B]
       localiser     statistics f32 [B, F, 4] (see `ops.interaural`), azimuth_deg f32 [B]; drawn, needs no data set
-      text_encoder  token_ids int32, text_mask bool [B, L], label int32 [B] (-1 = no event named; of `known_labels`),
+      text_encoder, reader  token_ids int32, text_mask bool [B, L], label int32 [B] (of `known_labels`; -1 = no event),
                     azimuth_deg f32 [B] (0 where has_direction is false), has_direction bool [B]
       diffusion     latent f32 [B, t, f, C], token_ids, text_mask, azimuth_deg f32 [B], has_azimuth bool [B]
 
@@ -60,12 +60,12 @@ def make_batches(
     index, count = shard
     if not 0 <= index < count or batch_size % count:
         raise ValueError(f"shard = {shard}: index must be below count, and count divide batch_size = {batch_size}")
-    rendered = feeding.source == "render" and task != "text_encoder"
+    rendered = feeding.source == "render" and task not in CAPTION_TASKS
     if rendered and task not in RENDERED:
         raise ValueError(f"feeding.source = 'render': task {task} has no rendered form; only {', '.join(RENDERED)}")
     make_elements = RENDERED[task] if rendered else READ[task]
     sources = [(config.data.dataset, 1.0)]
-    if train and task != "text_encoder":
+    if train and task not in CAPTION_TASKS:
         sources += [tuple(pair) for pair in feeding.mix]
     parts, finish = [], None
     for number, (dataset, _) in enumerate(sources):

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from dualspec_jax.diffusion.schedule import add_noise, min_snr_weight, velocity
+from dualspec_jax.models.text_encoder import read_direction
 from dualspec_jax.ops.stft import stft
 
 ABSENT_WEIGHT = 0.1  # of the zeros of an absent branch, against the branch that is there
@@ -188,6 +189,56 @@ def stft_vae_loss(apply: Callable, kl_weight: float, level_weight: float, cue_we
     return loss_fn
 
 
+def loud_errors(target, output) -> dict[str, jax.Array]:
+    """Return errors of the cues of STFT features where the sound is loud, bins weighted by their amplitude.
+
+    `loud_ild` (nepers) and `loud_coherence` are those of single bins, `static_ild` and `static_coherence` those of each
+    band's weighted mean over time, which tells where a source that does not move is heard. A low sound has its energy
+    in a dozen of 512 bins: the weight of `stft_errors` leaves these a few percent of the sum, this one nearly all.
+    """
+    amplitude = jnp.exp(0.5 * (target[..., 0] + target[..., 1]))
+    weight = amplitude / jnp.sum(amplitude, axis=(1, 2), keepdims=True)
+    difference = output - target
+    ild = difference[..., 0] - difference[..., 1]
+    length = lambda x: jnp.sqrt(jnp.sum(x**2, axis=-1) + 1e-12)
+    count = target.shape[0]
+    return {
+        "loud_ild": jnp.sum(weight * jnp.abs(ild)) / count,
+        "loud_coherence": jnp.sum(weight * length(difference[..., 2:])) / count,
+        "static_ild": jnp.sum(jnp.abs(jnp.sum(weight * ild, axis=1))) / count,
+        "static_coherence": jnp.sum(length(jnp.sum(weight[..., None] * difference[..., 2:], axis=1))) / count,
+    }
+
+
+def stft_decoder_loss(
+    encode: Callable,
+    decode: Callable,
+    level_weight: float,
+    cue_weight: float,
+    *,
+    loud_weight: float,
+    latent_noise: float,
+):
+    """The reconstruction terms of `stft_vae_loss`, and `loud_errors`; latents are not trained.
+
+    Args:
+      encode, decode, latent_noise: as for `mel_decoder_loss`.
+      loud_weight: of the level differences and (twice) coherences of `loud_errors`.
+    """
+
+    def loss_fn(params, batch, key, vae_params):
+        z = jax.lax.stop_gradient(encode(vae_params, batch["stft"]))
+        z = z + latent_noise * jnp.std(z, axis=(0, 1, 2)) * jax.random.normal(key, z.shape)
+        output = decode(vae_params, params["decoder"], z)
+        errors, loud = stft_errors(batch["stft"], output), loud_errors(batch["stft"], output)
+        cues = errors["ild_weighted"] + 2.0 * errors["coherence_weighted"]
+        heard = loud["loud_ild"] + loud["static_ild"] + 2.0 * (loud["loud_coherence"] + loud["static_coherence"])
+        loss = level_weight * errors["level_l1"] + cue_weight * cues + loud_weight * heard
+        return loss, errors | loud
+
+    return loss_fn
+
+
 def text_encoder_loss(apply: Callable, none_is_last: bool = False):
     """Cross-entropy of the label, of "names a direction", and squared error of sin/cos of the azimuth.
 
@@ -216,6 +267,37 @@ def text_encoder_loss(apply: Callable, none_is_last: bool = False):
             "direction_accuracy": jnp.mean((direction > 0) == has),
         }
         return label_loss + 4.0 * azimuth_loss + direction_loss, metrics
+
+    return loss_fn
+
+
+def around_circle(azimuth_deg: jax.Array, azimuths: int, std_deg: float) -> tuple[jax.Array, jax.Array]:
+    """Return (distances in degrees, a normal curve of sum 1) of that many directions around azimuths [B]: [B, K]."""
+    circle = np.arange(azimuths) * 360.0 / azimuths
+    apart = jnp.abs((azimuth_deg[:, None] - circle + 180.0) % 360.0 - 180.0)
+    return apart, jax.nn.softmax(-0.5 * (apart / std_deg) ** 2, axis=-1)
+
+
+def reader_loss(apply: Callable, azimuths: int, label_std_deg: float):
+    """Cross-entropy with a normal curve around the azimuth that a caption names, or with "none" where it names none.
+
+    Args:
+      apply: (params, token_ids, text_mask, frozen text encoder) -> logits of a `models.text_encoder.DirectionReader`.
+    """
+
+    def loss_fn(params, batch, key, encoder_params):
+        del key
+        logits = apply(params, batch["token_ids"], batch["text_mask"], encoder_params)
+        has = batch["has_direction"]
+        _, curve = around_circle(batch["azimuth_deg"], azimuths, label_std_deg)
+        target = jnp.concatenate([curve * has[:, None], 1.0 - has[:, None]], axis=-1)
+        loss = jnp.mean(optax.softmax_cross_entropy(logits, target))
+        found, named = read_direction(logits)
+        error = jnp.abs((found - batch["azimuth_deg"] + 180.0) % 360.0 - 180.0)
+        return loss, {
+            "azimuth_error_deg": jnp.sum(error * has) / jnp.maximum(jnp.sum(has), 1),
+            "direction_accuracy": jnp.mean(named == has),
+        }
 
     return loss_fn
 
@@ -271,12 +353,10 @@ def classifier_loss(apply: Callable, num_labels: int, amount: float, smoothing: 
 
 def localiser_loss(apply: Callable, azimuths: int, label_std_deg: float):
     """Cross-entropy with a normal curve around the true azimuth; also tells the mean absolute error, degrees."""
-    circle = np.arange(azimuths) * 360.0 / azimuths
 
     def loss_fn(params, batch, key):
         logits = apply(params, batch["statistics"], train=True, rngs={"dropout": key})
-        apart = jnp.abs((batch["azimuth_deg"][:, None] - circle + 180.0) % 360.0 - 180.0)
-        target = jax.nn.softmax(-0.5 * (apart / label_std_deg) ** 2, axis=-1)
+        apart, target = around_circle(batch["azimuth_deg"], azimuths, label_std_deg)
         loss = jnp.mean(optax.softmax_cross_entropy(logits, target))
         error = jnp.take_along_axis(apart, jnp.argmax(logits, axis=-1)[:, None], axis=1)
         return loss, {"azimuth_error_deg": jnp.mean(error), "within_10": jnp.mean(error <= 10.0)}

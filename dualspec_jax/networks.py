@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 from dualspec_jax.models.classifier import EventClassifier
 from dualspec_jax.models.discriminator import PatchDiscriminator
 from dualspec_jax.models.localiser import AzimuthNetwork
-from dualspec_jax.models.text_encoder import T5Encoder
+from dualspec_jax.models.text_encoder import DirectionReader, T5Encoder
 from dualspec_jax.models.unet import UNet
 from dualspec_jax.models.vae import AutoencoderKL
 from dualspec_jax.models.vocoder import Vocoder
@@ -41,6 +41,11 @@ def make_text_encoder(section: ConfigDict, dtype: jnp.dtype = jnp.float32) -> T5
     fields = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
     fields += ("relative_buckets", "relative_max_distance", "event_codes")
     return T5Encoder(**{name: section[name] for name in fields}, dtype=dtype)
+
+
+def make_reader(config: ConfigDict) -> DirectionReader:
+    """Return the reader of `config.reader`."""
+    return DirectionReader(config.reader.azimuths, config.reader.queries, config.reader.hidden)
 
 
 def make_unet(section: ConfigDict, dtype: jnp.dtype = jnp.float32, remat: bool = False) -> UNet:

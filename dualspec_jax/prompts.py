@@ -4,11 +4,12 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dualspec_jax.spatial.direction import circular_difference, parse_direction, validate_azimuth
+from dualspec_jax.spatial.sounds import match_sound
 
 MAX_CHARACTERS = 1000
 FIELDS = ("prompt", "azimuth", "seed", "name", "negative_prompt")
@@ -22,7 +23,8 @@ class Request:
     Attributes:
       azimuth_deg: degrees in [0, 360); None leaves the direction to the words.
       negative_prompt: what guidance moves away from; "" is the plain null condition.
-      text_only: the words go to the text encoder as they are, and are not read as a number too (see `complete`).
+      text_only: the words go to the text encoder as they are, and are not read by rule too (see `complete`); the
+        direction is what the bundle's reader, a network, makes of them, if it has one.
     """
 
     prompt: str
@@ -32,11 +34,19 @@ class Request:
     text_only: bool = False
 
 
-def complete(request: Request) -> Request:
-    """Say the direction both ways: words that name one give the azimuth, an azimuth without words gets them.
+def complete(request: Request, sounds: Sequence[str] | None = None) -> Request:
+    """Say what the words name as the model understands it best.
 
-    The model is trained on both together, and does best with both: 2 deg off (median of 120 clips) instead of 7 by the
-    text encoder alone, for which "at 3 o'clock" is any direction within some degrees of 270, as in training captions.
+    Direction: both ways. Words that name one give the azimuth, an azimuth without words gets them. The model is trained
+    on both together, and does best with both: 2 deg off (median of 120 clips) instead of 7 by the text encoder alone,
+    for which "at 3 o'clock" is any direction within some degrees of 270, as in training captions.
+
+    Sound: words that the text encoder was not trained on become the label that they come nearest to, of `sounds`
+    (`spatial.sounds.match_sound`). The small encoder tells the sound of 87 % of such wordings, the matching of words
+    that of 99 %: docs/training.md.
+
+    Args:
+      sounds: the model's labels; None leaves the words for the sound as they are, as a model of several sources needs.
 
     Raises:
       ValueError: contradictory or unknown words of direction.
@@ -44,10 +54,13 @@ def complete(request: Request) -> Request:
     if request.text_only:
         return request
     direction = parse_direction(request.prompt)
-    if direction is not None:
-        azimuth = direction.azimuth_deg if request.azimuth_deg is None else request.azimuth_deg
-        return replace(request, azimuth_deg=float(azimuth))
-    if request.azimuth_deg is None or not request.prompt.strip():
+    if direction is not None and request.azimuth_deg is None:
+        request = replace(request, azimuth_deg=float(direction.azimuth_deg))
+    start, end = (0, 0) if direction is None else direction.span
+    match = None if sounds is None else match_sound(f"{request.prompt[:start]} {request.prompt[end:]}", sounds)
+    if match is not None and match.label in sounds and not match.trained:
+        request, direction = replace(request, prompt=match.label), None
+    if direction is not None or request.azimuth_deg is None or not request.prompt.strip():
         return request
     degrees = round(request.azimuth_deg) % 360
     return replace(request, prompt=f"{request.prompt.strip().rstrip('.!;,')}, at {degrees} degrees")

@@ -55,6 +55,7 @@ def make_parser() -> argparse.ArgumentParser:
     a("--guidance-interval", type=parse_interval, metavar="LOW,HIGH", help="noise levels that are guided (default 0,1)")
     a("--eta", type=float, help="sampling noise of solver ddim, 0 to 1 (default: the bundle's, 0)")
     a("--direction-noise", type=float, help="0: leave the direction as generated; more: bring it to the one asked for")
+    a("--as-written", action="store_true", help="leave new words for a known sound; default: they become its label")
     a("--vocoder", choices=VOCODERS, help="Griffin-Lim, from both branches or Mel, or neural (default if there is one)")
     a("--batch-size", type=int, default=1, help="clips made at once (default 1)")
     a("--bundle", type=Path, help="bundle folder (default: the embedded one)")
@@ -219,6 +220,7 @@ class Run:
             eta=args.eta,
             direction_noise=args.direction_noise,
             vocoder=args.vocoder,
+            reword=False if args.as_written else None,
         )
         run_interruptibly(lambda: self.pipeline.self_check)
         self.seconds["load"] += time.perf_counter() - start
@@ -307,7 +309,10 @@ class Run:
             print(f"note: {prompt[:80]!r} names no direction: the direction is free")
         match = match_sound(prompt)
         if not match.known:
-            warn(f"{prompt[:80]!r}: no sound I know; near ones: {', '.join(match.near)} (--list-sounds prints all)")
+            taken = self.maker.generator.reword and match.label in bundle.labels
+            instead = f", taken for {match.label!r}" if taken else ""
+            near = ", ".join(match.near)
+            warn(f"{prompt[:80]!r}: no sound I know{instead}; near ones: {near} (--list-sounds prints all)")
         if bundle.tokenizer.count(prompt) > bundle.config.text.max_length:
             warn(f"{prompt[:80]!r}: only the first {bundle.config.text.max_length - 1} tokens are read")
 

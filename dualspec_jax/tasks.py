@@ -1,4 +1,4 @@
-"""The tasks by name: mel_vae | mel_decoder | stft_vae | vocoder | text_encoder | classifier | localiser | diffusion."""
+"""The tasks by name, `config.TASKS`."""
 
 import functools
 from pathlib import Path
@@ -8,16 +8,18 @@ from ml_collections import ConfigDict
 from dualspec_jax.diffusion_task import diffusion_model, diffusion_task
 from dualspec_jax.judge_tasks import classifier_task, localiser_task
 from dualspec_jax.task import Model, Task
-from dualspec_jax.text_task import text_encoder_model, text_encoder_task
-from dualspec_jax.vae_tasks import mel_decoder_task, mel_vae_task, stft_vae_task, vae_model
+from dualspec_jax.text_task import reader_model, reader_task, text_encoder_model, text_encoder_task
+from dualspec_jax.vae_tasks import mel_decoder_task, mel_vae_task, stft_decoder_task, stft_vae_task, vae_model
 from dualspec_jax.vocoder_task import vocoder_model, vocoder_task
 
 BUILDERS = {
     "mel_vae": mel_vae_task,
     "mel_decoder": mel_decoder_task,
     "stft_vae": stft_vae_task,
+    "stft_decoder": stft_decoder_task,
     "vocoder": vocoder_task,
     "text_encoder": text_encoder_task,
+    "reader": reader_task,
     "classifier": classifier_task,
     "localiser": localiser_task,
     "diffusion": diffusion_task,
@@ -27,6 +29,7 @@ MODELS = {
     "stft_vae": functools.partial(vae_model, name="stft_vae"),
     "vocoder": vocoder_model,
     "text_encoder": text_encoder_model,
+    "reader": reader_model,
     "diffusion": diffusion_model,
 }
 

@@ -1,7 +1,8 @@
-"""Task text_encoder: learn what captions name, and the tokenizer that it reads them with."""
+"""Tasks text_encoder, which learns what captions name, with its tokenizer, and reader, which tells their direction."""
 
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
@@ -12,7 +13,7 @@ from dualspec_jax.models.text_encoder import CaptionHeads
 from dualspec_jax.scene_source import known_labels
 from dualspec_jax.spatial.captions import make_caption
 from dualspec_jax.spatial.sounds import event_wordings, labels
-from dualspec_jax.task import Model, Task, loss_of_metrics, no_frozen, shape_of
+from dualspec_jax.task import Model, Task, load_trained, loss_of_metrics, no_frozen, shape_of
 from dualspec_jax.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 
 
@@ -59,29 +60,62 @@ def text_encoder_model(config: ConfigDict, num_labels: int | None = None) -> Mod
         label, direction, azimuth = heads.apply({"params": params["heads"]}, features, text_mask)
         return events if codes else label, direction, azimuth
 
-    batch = {
+    return Model(init, losses.text_encoder_loss(apply, bool(codes)), no_frozen, _caption_batch(length), encoder)
+
+
+def _caption_batch(length: int) -> dict[str, jax.ShapeDtypeStruct]:
+    return {
         "token_ids": shape_of(length, dtype=jnp.int32),
         "text_mask": shape_of(length, dtype=jnp.bool_),
         "label": shape_of(dtype=jnp.int32),
         "azimuth_deg": shape_of(),
         "has_direction": shape_of(dtype=jnp.bool_),
     }
-    return Model(init, losses.text_encoder_loss(apply, none_is_last=bool(codes)), no_frozen, batch, encoder)
+
+
+def reader_model(config: ConfigDict) -> Model:
+    """Return the reader of directions, on the features of a frozen text encoder."""
+    encoder, reader = networks.make_text_encoder(config.text), networks.make_reader(config)
+    length, r = config.text.max_length, config.reader
+
+    def init(key):
+        return reader.init(key, jnp.zeros((1, length, config.text.d_model)), jnp.ones((1, length), bool))["params"]
+
+    def init_frozen(key):
+        ids = jnp.zeros((1, length), jnp.int32)
+        return (encoder.init(key, ids, jnp.ones(ids.shape, bool))["params"],)
+
+    def apply(params, token_ids, text_mask, encoder_params):
+        features = encoder.apply({"params": encoder_params}, token_ids, text_mask)
+        return reader.apply({"params": params}, jax.lax.stop_gradient(features), text_mask)
+
+    loss_fn = losses.reader_loss(apply, r.azimuths, r.label_std_deg)
+    return Model(init, loss_fn, init_frozen, _caption_batch(length), reader)
 
 
 def text_encoder_task(config: ConfigDict, workdir: Path) -> Task:
     """The text encoder on captions drawn from the grammar."""
+    model = text_encoder_model(config, len(known_labels(config, config.data.data_dir or workdir / "tfds")))
+    return _caption_task(config, workdir, "text_encoder", model)
+
+
+def reader_task(config: ConfigDict, workdir: Path) -> Task:
+    """The reader of directions on the same captions, with the trained text encoder."""
+    encoder_params = jax.device_get(load_trained(workdir, "text_encoder")["encoder"])
+    return _caption_task(config, workdir, "reader", reader_model(config), (encoder_params,))
+
+
+def _caption_task(config: ConfigDict, workdir: Path, name: str, model: Model, frozen: tuple = ()) -> Task:
     data_dir = config.data.data_dir or workdir / "tfds"
-    model = text_encoder_model(config, len(known_labels(config, data_dir)))
     tokenizer = get_tokenizer(config, workdir)
 
-    def eval_fn(params, batch, key):
-        loss, metrics = model.loss_fn(params, batch, key)
+    def eval_fn(params, batch, key, *frozen):
+        loss, metrics = model.loss_fn(params, batch, key, *frozen)
         return metrics | {"loss": loss}
 
     def batches(split, train, seed, shard=(0, 1)):
         return make_batches(
-            config, "text_encoder", split, seed=seed, data_dir=data_dir, tokenizer=tokenizer, train=train, shard=shard
+            config, name, split, seed=seed, data_dir=data_dir, tokenizer=tokenizer, train=train, shard=shard
         )
 
-    return Task("text_encoder", model.init, model.loss_fn, eval_fn, batches, None, error=loss_of_metrics)
+    return Task(name, model.init, model.loss_fn, eval_fn, batches, None, frozen, loss_of_metrics)

@@ -1,4 +1,4 @@
-"""Tasks of the spectrograms' autoencoders: mel_vae, its second stage mel_decoder, and stft_vae."""
+"""Tasks of the spectrograms' autoencoders: mel_vae and stft_vae, and their second stages, *_decoder."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -64,21 +64,31 @@ def mel_vae_task(config: ConfigDict, workdir: Path) -> Task:
     return _vae_task(config, workdir, "mel_vae", losses.mel_errors, "log_mel_l1")
 
 
-def mel_decoder_task(config: ConfigDict, workdir: Path) -> Task:
-    """The Mel-VAE's second stage: what decodes learns on, against a discriminator; what encodes stays."""
-    vae, discriminator = networks.make_vae(config.mel_vae), networks.make_discriminator(config)
-    vae_params, d = jax.device_get(load_trained(workdir, "mel_vae")), config.mel_decoder
-    example = jnp.zeros((1, config.data.crop_frames, config.audio.n_mels, config.mel_vae.in_channels))
+def _second_stage(config: ConfigDict, workdir: Path, name: str) -> tuple[Any, Any, Callable, Callable]:
+    """Return (network, its trained parameters, encode, decode), where decode also takes the decoder that learns on."""
+    vae = networks.make_vae(config[name])
 
-    def init(key):
-        decoder = {name: jax.tree.map(jnp.asarray, vae_params[name]) for name in DECODER_PARTS}
-        return {"decoder": decoder, "discriminator": discriminator.init(key, example)["params"]}
-
-    def encode(params, mel):
-        return vae.apply({"params": params}, mel, method="encode")[0]
+    def encode(params, x):
+        return vae.apply({"params": params}, x, method="encode")[0]
 
     def decode(params, decoder, z):
         return vae.apply({"params": params | decoder}, z, method="decode")
+
+    return vae, jax.device_get(load_trained(workdir, name)), encode, decode
+
+
+def _decoder_of(vae_params: Any) -> dict:
+    return {part: jax.tree.map(jnp.asarray, vae_params[part]) for part in DECODER_PARTS}
+
+
+def mel_decoder_task(config: ConfigDict, workdir: Path) -> Task:
+    """The Mel-VAE's second stage: what decodes learns on, against a discriminator; what encodes stays."""
+    _, vae_params, encode, decode = _second_stage(config, workdir, "mel_vae")
+    discriminator, d = networks.make_discriminator(config), config.mel_decoder
+    example = jnp.zeros((1, config.data.crop_frames, config.audio.n_mels, config.mel_vae.in_channels))
+
+    def init(key):
+        return {"decoder": _decoder_of(vae_params), "discriminator": discriminator.init(key, example)["params"]}
 
     loss_fn = losses.mel_decoder_loss(
         encode,
@@ -90,35 +100,70 @@ def mel_decoder_task(config: ConfigDict, workdir: Path) -> Task:
         latent_noise=d.latent_noise,
     )
 
-    def reconstruct(params, mel, vae_params):
-        return decode(vae_params, params["decoder"], encode(vae_params, mel))
+    def errors_of(target, output):
+        return losses.mel_errors(target, output) | {"roughness": losses.roughness(output) / losses.roughness(target)}
 
-    def eval_fn(params, batch, key, vae_params):
-        del key
-        output = reconstruct(params, batch["mel"], vae_params)
-        ratio = losses.roughness(output) / losses.roughness(batch["mel"])
-        return losses.mel_errors(batch["mel"], output) | {"roughness": ratio}
-
-    def pictures(params, batch, key):
-        del key
-        target = batch["mel"][:PICTURES]
-        output = np.asarray(jax.jit(reconstruct)(params, target, vae_params))
-        return {f"clip_{i}": spectrogram_image(output[i], target[i]) for i in range(len(target))}
-
+    eval_fn, pictures = _decoder_evaluation("mel", encode, decode, vae_params, errors_of)
     batches = scene_batches(config, workdir, "mel_decoder")
     return Task("mel_decoder", init, loss_fn, eval_fn, batches, pictures, (vae_params,))
 
 
-def load_mel_vae(workdir: Path) -> Any:
-    """Return the Mel-VAE's parameters, with the decoder of the second stage where there is one.
+def stft_decoder_task(config: ConfigDict, workdir: Path) -> Task:
+    """The STFT-VAE's second stage: what decodes learns on, with more weight on what is loud; what encodes stays."""
+    _, vae_params, encode, decode = _second_stage(config, workdir, "stft_vae")
+    v, d = config.stft_vae, config.stft_decoder
+
+    def init(key):
+        del key
+        return {"decoder": _decoder_of(vae_params)}
+
+    loss_fn = losses.stft_decoder_loss(
+        encode, decode, v.level_weight, v.cue_weight, loud_weight=d.loud_weight, latent_noise=d.latent_noise
+    )
+
+    def errors_of(target, output):
+        return losses.stft_errors(target, output) | losses.loud_errors(target, output)
+
+    eval_fn, pictures = _decoder_evaluation("stft", encode, decode, vae_params, errors_of)
+    batches = scene_batches(config, workdir, "stft_decoder")
+    error = lambda metrics: metrics["loud_ild"] + 2.0 * metrics["loud_coherence"]
+    return Task("stft_decoder", init, loss_fn, eval_fn, batches, pictures, (vae_params,), error)
+
+
+def _decoder_evaluation(field: str, encode, decode, vae_params, errors_of: Callable) -> tuple[Callable, Callable]:
+    """Return `Task.eval_fn` and `Task.pictures` of a second stage."""
+
+    def reconstruct(params, x, vae_params):
+        return decode(vae_params, params["decoder"], encode(vae_params, x))
+
+    def eval_fn(params, batch, key, vae_params):
+        del key
+        return errors_of(batch[field], reconstruct(params, batch[field], vae_params))
+
+    def pictures(params, batch, key):
+        del key
+        target = batch[field][:PICTURES]
+        output = np.asarray(jax.jit(reconstruct)(params, target, vae_params))
+        return {f"clip_{i}": spectrogram_image(output[i][..., :2], target[i][..., :2]) for i in range(len(target))}
+
+    return eval_fn, pictures
+
+
+def load_vae(workdir: Path, name: str) -> Any:
+    """Return the parameters of mel_vae or stft_vae, with the decoder of the second stage where there is one.
 
     Raises:
-      ValueError: no Mel-VAE is trained in the workdir.
+      ValueError: that VAE is not trained in the workdir.
     """
-    params = load_trained(workdir, "mel_vae")
-    if latest_step(workdir / "mel_decoder") is not None:
-        params = params | load_trained(workdir, "mel_decoder")["decoder"]
+    params, stage = load_trained(workdir, name), second_stage_of(name)
+    if latest_step(workdir / stage) is not None:
+        params = params | load_trained(workdir, stage)["decoder"]
     return params
+
+
+def second_stage_of(name: str) -> str:
+    """Return the task that trains a VAE's decoder on: mel_decoder for mel_vae."""
+    return name.replace("_vae", "_decoder")
 
 
 def stft_vae_task(config: ConfigDict, workdir: Path) -> Task:

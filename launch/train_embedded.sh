@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Train the embedded model from sound clips to a measured bundle: launch/train_embedded.sh [WORKDIR]
-# Needs pip install ".[data]" and DUALSPEC_DATA=ROOT (events/metadata.csv, hrtf/*.sofa). The same command again goes on
+# Needs pip install ".[data,rooms]" and DUALSPEC_DATA=ROOT (events/metadata.csv, hrtf/*.sofa). The same command again goes on
 # where the last one stopped: every stage that is complete is passed over or ends at once. PYTHON chooses the interpreter.
 # WORKDIR/times.tsv gets a line per stage: name, seconds of this run, exit status, devices.
 set -euo pipefail
@@ -26,14 +26,17 @@ stage() {
 }
 
 train() {
-  stage "$1" dualspec_jax.train --config "$CONFIG" --task "$1" --workdir "$WORKDIR"
+  stage "$1" dualspec_jax.train --config "$CONFIG" --task "$1" --workdir "$WORKDIR" "${@:2}"
 }
 
 stage build data.spatial_audio.build --config spatial_audio_6k --data_dir "$WORKDIR/tfds" --manual_dir "$DATA"
+stage build_rooms data.spatial_audio.build --config spatial_audio_rooms --data_dir "$WORKDIR/tfds" --manual_dir "$DATA"
 train text_encoder
+train reader
 train mel_vae
 train mel_decoder
 train stft_vae
+train stft_decoder --config.feeding.mix='(("spatial_audio/spatial_audio_rooms:1.0.0", 0.5),)'
 train vocoder
 stage encode dualspec_jax.encode --config "$CONFIG" --workdir "$WORKDIR"
 train diffusion

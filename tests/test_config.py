@@ -34,6 +34,8 @@ BROKEN = [
     ("sampler.solver", "euler", "one of ddim, dpmpp_2m, unipc"),
     ("sampler.spacing", 0.5, "in [1, 4]"),
     ("sampler.direction_noise", -0.1, "in [0, 100]"),
+    ("stft_decoder.loud_weight", -1.0, "0 or more"),
+    ("reader.azimuths", 12, "at least 36"),
     ("data.label_cap", -1, "at least 0"),
     ("sampler.guidance_interval", (0.9, 0.1), "rising and in [0, 1]"),
     ("train.mel_vae.batch_size", 0, "at least 1"),

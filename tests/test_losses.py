@@ -226,3 +226,53 @@ def test_latent_noise_reaches_the_decoder():
     params = {"decoder": jnp.array(1.0), "discriminator": jnp.array(1.0)}
     errors = [float(loss(n)(params, {"mel": mel}, jax.random.key(0), None)[1]["log_mel_l1"]) for n in (0.0, 0.3)]
     np.testing.assert_allclose(errors, [0.0, 0.3 * np.sqrt(2 / np.pi)], atol=5e-3)
+
+
+def test_loud_errors_count_a_bin_by_its_amplitude():
+    target = np.zeros((2, 10, 8, 4), np.float32)
+    target[..., :2] = -8.0
+    target[:, :, 1, :2] = 0.0  # one loud band
+    quiet, loud, turn = target.copy(), target.copy(), target.copy()
+    quiet[:, :, 5, 0] += 1.0
+    loud[:, :, 1, 0] += 1.0
+    turn[:, ::2, 1, 2], turn[:, 1::2, 1, 2] = 0.5, -0.5  # wrong in turns, right on average
+    errors = {name: losses.loud_errors(target, x) for name, x in (("quiet", quiet), ("loud", loud), ("turn", turn))}
+    assert errors["quiet"]["loud_ild"] < 1e-3
+    assert errors["loud"]["loud_ild"] == pytest.approx(1.0, abs=5e-3)
+    assert errors["loud"]["static_ild"] == pytest.approx(1.0, abs=5e-3) and errors["loud"]["loud_coherence"] < 1e-5
+    assert errors["turn"]["loud_coherence"] == pytest.approx(0.5, abs=5e-3)
+    assert errors["turn"]["static_coherence"] < 1e-4
+
+
+@pytest.mark.parametrize(("loud_weight", "latent_noise"), [(0.0, 0.0), (3.0, 0.0), (3.0, 0.2)])
+def test_stft_decoder_loss_adds_what_is_loud_to_the_reconstruction(loud_weight, latent_noise):
+    stft = jax.random.normal(jax.random.key(1), (4, 32, 16, 4))
+    loss_fn = losses.stft_decoder_loss(
+        lambda vae, x: x, lambda vae, scale, z: scale * z, 0.3, 1.0, loud_weight=loud_weight, latent_noise=latent_noise
+    )
+    loss, found = loss_fn({"decoder": jnp.array(0.9)}, {"stft": stft}, KEY, None)
+    plain = losses.stft_errors(stft, 0.9 * stft)
+    wanted = 0.3 * plain["level_l1"] + plain["ild_weighted"] + 2.0 * plain["coherence_weighted"]
+    if latent_noise == 0.0:
+        heard = losses.loud_errors(stft, 0.9 * stft)
+        wanted += loud_weight * (heard["loud_ild"] + heard["static_ild"])
+        wanted += loud_weight * 2.0 * (heard["loud_coherence"] + heard["static_coherence"])
+        np.testing.assert_allclose(loss, wanted, rtol=1e-5)
+    else:
+        assert found["level_l1"] > 1.05 * plain["level_l1"]
+
+
+def test_reader_loss_knows_the_circle_and_none():
+    logits = jnp.full((3, 37), -50.0).at[0, 0].set(0.0).at[1, 18].set(0.0).at[2, 36].set(0.0)
+    apply = lambda params, ids, mask, encoder: logits
+    batch = {
+        "token_ids": np.zeros((3, 4), np.int32),
+        "text_mask": np.ones((3, 4), bool),
+        "azimuth_deg": np.float32([359.0, 180.0, 0.0]),
+        "has_direction": np.array([True, True, False]),
+    }
+    loss, metrics = losses.reader_loss(apply, 36, 1.0)(None, batch, KEY, None)
+    assert loss == pytest.approx(0.0, abs=1e-3)
+    assert metrics["azimuth_error_deg"] == pytest.approx(0.5, abs=1e-3) and metrics["direction_accuracy"] == 1.0
+    wrong = batch | {"has_direction": np.array([True, False, True])}
+    assert losses.reader_loss(apply, 36, 1.0)(None, wrong, KEY, None)[1]["direction_accuracy"] == pytest.approx(1 / 3)

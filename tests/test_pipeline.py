@@ -48,6 +48,7 @@ def test_lists_are_in_order_and_each_clip_is_that_of_its_own_seed(pipe):
         {"eta": 1.0},
         {"direction_noise": 0.0},
         {"vocoder": "griffin_lim"},
+        {"reword": False},
         {"azimuth_deg": 61.0},
         {"seed": [4]},
         {"normalise": -40.0},

@@ -1,6 +1,8 @@
 import pytest
 
+from dualspec_jax.prompt_set import make_prompts
 from dualspec_jax.prompts import Request, Row, Scene, complete, count_rows, read_rows, read_scene, slug
+from dualspec_jax.spatial.sounds import event_wordings, labels, match_sound
 
 
 def write(tmp_path, name, text):
@@ -94,3 +96,48 @@ def test_direction_is_said_in_words_and_as_a_number(request_, expected):
     completed = complete(request_)
     assert (completed.prompt, completed.azimuth_deg) == expected
     assert completed.seed == request_.seed and complete(completed) == completed
+
+
+SOUNDS = ("dog barking", "rain", "kettle whistling")
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        (Request("a watchful hound woofing at 10 o'clock"), ("dog barking, at 60 degrees", 60.0)),
+        (Request("my old kettle is whistling", azimuth_deg=37.6), ("kettle whistling, at 38 degrees", 37.6)),
+        (Request("raindrops all over my tin roof"), ("rain", None)),
+        (Request("dogs barking at 10 o'clock"), ("dogs barking at 10 o'clock", 60.0)),  # as training has it
+        (Request("a rooster crows at 3 o'clock"), ("a rooster crows at 3 o'clock", 270.0)),  # the model has none
+        (Request("at 3 o'clock"), ("at 3 o'clock", 270.0)),
+        (Request("a hound at 3 o'clock", text_only=True), ("a hound at 3 o'clock", None)),
+    ],
+)
+def test_words_for_a_known_sound_become_its_label(request_, expected):
+    completed = complete(request_, SOUNDS)
+    assert (completed.prompt, completed.azimuth_deg) == expected
+    assert complete(completed, SOUNDS) == completed
+    assert complete(request_).prompt.startswith(request_.prompt)  # without sounds, words stay
+
+
+def test_every_label_is_taken_for_itself():
+    assert [complete(Request(label), labels()).prompt for label in labels()] == list(labels())
+
+
+def test_training_wordings_stay():
+    for label in labels():
+        for wording in event_wordings(label)[::7]:
+            assert complete(Request(wording), labels()).prompt in (wording, label)
+            assert match_sound(wording).label != label or match_sound(wording).trained
+
+
+def test_heldout_wordings_are_taken_for_their_sound_and_training_wordings_stay():
+    share = {}
+    for name, right in (("heldout_full", 0.98), ("full", 0.99)):
+        prompts = make_prompts("words", name)
+        completed = [complete(Request(p.text), labels()).prompt for p in prompts]
+        changed = [done != p.text for done, p in zip(completed, prompts, strict=True)]
+        share[name] = sum(changed) / len(prompts)
+        new = [done.split(", at ")[0] == p.label for done, c, p in zip(completed, changed, prompts, strict=True) if c]
+        assert sum(new) / len(prompts) > right - (1 - share[name])
+    assert share["heldout_full"] > 0.85 and share["full"] < 0.1

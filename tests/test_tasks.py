@@ -24,11 +24,14 @@ from dualspec_jax.latents import load_latents
 from dualspec_jax.loop import train
 from dualspec_jax.network_localiser import load_localiser
 from dualspec_jax.tasks import make_model, make_task
-from dualspec_jax.vae_tasks import load_mel_vae
+from dualspec_jax.vae_tasks import load_vae
 from dualspec_jax.wav import read_wav
 
 ROOT = Path(__file__).resolve().parents[1]
-FIRST = ("text_encoder", "mel_vae", "mel_decoder", "stft_vae", "vocoder", "classifier", "localiser")  # before latents
+FIRST = (  # before latents
+    "text_encoder", "reader", "mel_vae", "mel_decoder", "stft_vae", "stft_decoder", "vocoder", "classifier",
+    "localiser",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +80,7 @@ def test_each_task_logs_finite_losses_and_draws(workdir):
         assert [line["step"] for line in lines if "loss" in line] == [1, 2]
         assert all(np.isfinite(value) for line in lines for value in line.values())
         assert any(name.startswith("valid/") for line in lines for name in line)
-    for task in ("mel_vae", "mel_decoder", "stft_vae", "vocoder", "diffusion"):
+    for task in ("mel_vae", "mel_decoder", "stft_vae", "stft_decoder", "vocoder", "diffusion"):
         assert list((workdir / task / "pictures").glob("*_2.png"))
 
 
@@ -141,12 +144,13 @@ def test_latents_in_shards_made_by_two_hosts_are_the_same(config, workdir, monke
     np.testing.assert_allclose(again["std"], meta["std"], rtol=1e-3)
 
 
-def test_decoder_has_its_own_batch_size_and_leaves_the_encoder(config, workdir):
-    config = config.copy_and_resolve_references()
-    config.train.mel_decoder.batch_size = 3
-    batch = next(iter(make_task(config, "mel_decoder", workdir).make_batches("train", True, 0)))
-    assert {name: value.shape for name, value in batch.items()} == {"mel": (3, 32, 64, 2)}
-    first, second = load_params(workdir / "mel_vae")[0], load_mel_vae(workdir)
+@pytest.mark.parametrize(("field", "shape"), [("mel", (64, 2)), ("stft", (512, 4))])
+def test_decoder_has_its_own_batch_size_and_leaves_the_encoder(config, workdir, field, shape):
+    config, vae, stage = config.copy_and_resolve_references(), f"{field}_vae", f"{field}_decoder"
+    config.train[stage].batch_size = 3
+    batch = next(iter(make_task(config, stage, workdir).make_batches("train", True, 0)))
+    assert {name: value.shape for name, value in batch.items()} == {field: (3, 32, *shape)}
+    first, second = load_params(workdir / vae)[0], load_vae(workdir, vae)
     same = lambda name: np.array_equal(first[name]["conv_in"]["kernel"], second[name]["conv_in"]["kernel"])
     assert same("encoder") and not same("decoder")
 

@@ -72,6 +72,7 @@ class HowToBuild:
 # As spatial_audio_6k was first built; its records stay the same bit for bit.
 _FIRST_RECIPE = Recipe(heads=1, level="rms", min_peak=0.0, max_clipped=None, scene_json=False)
 _GRID_RECIPE = Recipe(azimuth_step_deg=30.0)
+_ROOMS_RECIPE = Recipe(heads=1, room_share=1.0)
 _FULL_RECIPE = Recipe(max_sources=3, room_share=0.5, mirror_share=0.5)
 
 
@@ -101,6 +102,13 @@ class Builder(tfds.core.ShardBasedBuilder):
             n_valid=1200,
             recipe=_GRID_RECIPE,
             description="One source in steps of 30 degrees, as the paper has it",
+        ),
+        SpatialAudioConfig(
+            name="spatial_audio_rooms",
+            n_train=1500,
+            n_valid=100,
+            recipe=_ROOMS_RECIPE,
+            description="One source in a room, for the STFT-VAE of the embedded model",
         ),
         SpatialAudioConfig(
             name="spatial_audio_full",

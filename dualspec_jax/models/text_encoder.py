@@ -129,3 +129,42 @@ class CaptionHeads(nn.Module):
         azimuth = nn.Dense(2, name="azimuth")(nn.silu(nn.Dense(128, name="azimuth_hidden")(pooled)))
         label = nn.Dense(self.num_labels, name="label")(pooled) if self.num_labels else None
         return label, nn.Dense(1, name="direction")(pooled)[:, 0], azimuth
+
+
+class DirectionReader(nn.Module):
+    """Text features -> where the words say that the sound comes from.
+
+    Returns logits [B, azimuths + 1]: of directions all around from 0 degrees on, counter-clockwise, and, last, of "the
+    words name none". Learned queries pick the tokens that matter.
+
+    Attributes:
+      azimuths: directions told apart.
+      queries: of the attention; each gives one mean of the features.
+      hidden: width of the layer behind it.
+    """
+
+    azimuths: int
+    queries: int
+    hidden: int
+
+    @nn.compact
+    def __call__(self, features: Float[Array, "B L D"], mask: Bool[Array, "B L"]) -> Float[Array, "B K"]:
+        scores = nn.Dense(self.queries, name="queries")(features) + jnp.where(mask, 0.0, -1e9)[..., None]
+        picked = jnp.einsum("blq,bld->bqd", jax.nn.softmax(scores, axis=1), features)
+        hidden = nn.silu(nn.Dense(self.hidden, name="hidden")(picked.reshape(len(picked), -1)))
+        return nn.Dense(self.azimuths + 1, name="out")(hidden)
+
+
+def read_direction(logits: Float[Array, "B K"]) -> tuple[Float[Array, "B"], Bool[Array, "B"]]:
+    """Return the azimuth in [0, 360), degrees, and whether one is named, of a DirectionReader's logits.
+
+    The azimuth is the mean direction of what lies within 15 degrees of the most probable one.
+    """
+    count = logits.shape[-1] - 1
+    circle = jnp.arange(count) * 360.0 / count
+    best = circle[jnp.argmax(logits[:, :-1], axis=-1)]
+    apart = jnp.abs((circle - best[:, None] + 180.0) % 360.0 - 180.0)
+    weight = jax.nn.softmax(logits[:, :-1], axis=-1) * (apart <= 15.0)
+    angle = jnp.deg2rad(circle)
+    mean = jnp.arctan2(weight @ jnp.sin(angle), weight @ jnp.cos(angle))
+    return jnp.rad2deg(mean) % 360.0, jax.nn.softmax(logits, axis=-1)[:, -1] < 0.5

@@ -29,13 +29,15 @@ _SINGULAR_STARTS = frozenset(["a", "an", "one", "someone", "somebody", "somethin
 _PLURAL_NOUNS = "people men women children geese cattle dice feet"
 _HEAD_END = re.compile(r"\b(?:of|on|in|with|at|from|for|to)\b")
 # Words that say where, or that there is a sound.
-_DIRECTION = """left right front behind ahead back rear side forward backward forwards backwards north south east west
+_DIRECTION = """toward towards angle
+left right front behind ahead back rear side forward backward forwards backwards north south east west
 degree degrees deg azimuth direction directly straight slightly diagonal diagonally oclock o'clock above below hand
 located positioned placed position"""
 _STOP = """a an the is are was were be been being am it its it's this that these those there here of in on at to from
 with by for and or as into onto off over through up down out about around near nearby some any one two three four five
 six seven eight nine ten eleven twelve i we you he she they me my our your his her their can could would will should
-please sound sounds noise noises hear hears heard hearing audio recording clip effect generate make play create give
+please sound sounds noise noises hear hears heard hearing audio recording clip effect
+listen arrives reaches generate make play create give
 want coming come comes came going go goes somewhere something someone somebody who which while away distance distant far
 close again very really quite like loud loudly soft softly quiet quietly heavily has have having let lets meter meters
 metre metres listener"""
@@ -63,11 +65,18 @@ class Sound:
 
 @dataclasses.dataclass(frozen=True)
 class SoundMatch:
-    """Whether a prompt names a known sound; `label` is the best guess even when `known` is false (None: no clue)."""
+    """Whether a prompt names a known sound.
+
+    Attributes:
+      label: the best guess, even when `known` is false; None where there is no clue.
+      near: labels like it.
+      trained: whether its words for the sound are, but for endings and their order, those of a training wording.
+    """
 
     known: bool
     label: str | None
     near: tuple[str, ...]
+    trained: bool = False
 
 
 @functools.cache
@@ -245,7 +254,8 @@ def match_sound(prompt: str, extra: Sequence[str] = ()) -> SoundMatch:
         scores[label] = (0.5 * (covered / total + dice) + 0.05 * typical, coverage)
     ranked = sorted(scores, key=lambda label: (-scores[label][0], label))
     known = scores[ranked[0]][0] >= MIN_SCORE and scores[ranked[0]][1] >= MIN_COVERAGE
-    return SoundMatch(known, ranked[0], _nearest_names(prompt, ranked[:5], extra))
+    trained = not unknown and set(matched.values()) == {1.0} and frozenset(matched) in index.wordings[ranked[0]]
+    return SoundMatch(known, ranked[0], _nearest_names(prompt, ranked[:5], extra), trained)
 
 
 def _nearest_names(prompt: str, first: Sequence[str], extra: tuple[str, ...]) -> tuple[str, ...]:

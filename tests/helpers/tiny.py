@@ -28,6 +28,7 @@ def tiny_config() -> ConfigDict:
     c.vocoder.update(channels=8, layers=1, hidden=16, mel_iters=2, discriminator_channels=(4, 4))
     c.classifier.hidden = (8, 8)
     c.localiser.update(azimuths=36, hidden=(8,))
+    c.reader.update(azimuths=36, queries=2, hidden=8)
     for task in config_lib.TASKS:
         c.train[task].update(batch_size=4, steps=2, log_every=1, eval_every=2, eval_batches=1, save_every=2)
     config_lib.validate(c)
@@ -55,6 +56,7 @@ def save_tiny_bundle(path: Path, config: ConfigDict | None = None, steps: dict[s
         "mel_vae": init(networks.make_vae(c.mel_vae), mel, key),
         "stft_vae": init(networks.make_vae(c.stft_vae), stft, key),
         "text_encoder": init(networks.make_text_encoder(c.text), ids, ids > -1),
+        "reader": init(networks.make_reader(c), text, ids > -1),
         "vocoder": init(networks.make_vocoder(c), mel[..., 0], stft[..., 0]),
         "unet": init(networks.make_unet(c.unet), latent, one, text, ids > -1, one, one > 0),
     }

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from drawn import draw_params
 
-from dualspec_jax.models.text_encoder import CaptionHeads, RMSNorm, T5Encoder, masked_mean, relative_position_bucket
+from dualspec_jax.models.text_encoder import (
+    CaptionHeads,
+    DirectionReader,
+    RMSNorm,
+    T5Encoder,
+    masked_mean,
+    read_direction,
+    relative_position_bucket,
+)
 
 IDS = jax.random.randint(jax.random.key(0), (2, 9), 3, 50)
 MASK = jnp.arange(9) < jnp.array([[4], [9]])
@@ -142,3 +150,24 @@ def test_without_words_only_the_code_is_left(built, coded):
     code = apply(IDS, MASK)[1] - built[0](built[1], IDS, MASK)[1]
     np.testing.assert_allclose(features[1], code, atol=1e-5)
     np.testing.assert_array_equal(features[1], jnp.broadcast_to(features[1, :1], features[1].shape))
+
+
+def test_reader_tells_directions_and_none_and_masked_tokens_do_not_matter():
+    features = jax.random.normal(jax.random.key(3), (*IDS.shape, 16))
+    reader = DirectionReader(azimuths=36, queries=3, hidden=8)
+    params = draw_params(reader, features, MASK)
+    logits = reader.apply(params, features, MASK)
+    assert logits.shape == (2, 37)
+    junk = jnp.where(MASK[..., None], features, 9.0)
+    np.testing.assert_allclose(reader.apply(params, junk, MASK), logits, atol=1e-5)
+    assert float(jnp.max(jnp.abs(reader.apply(params, features[:, ::-1], MASK) - logits))) > 1e-3
+
+
+def test_direction_is_the_mean_around_the_peak():
+    logits = jnp.full((3, 37), -30.0)
+    logits = logits.at[0, jnp.array([0, 35])].set(0.0)  # 0 and 350 degrees alike
+    logits = logits.at[1, 9].set(1.0).at[1, 27].set(0.9)  # 90, and less so 270
+    logits = logits.at[2, 36].set(5.0).at[2, 18].set(0.0)  # "none"
+    azimuth, named = read_direction(logits)
+    np.testing.assert_allclose(azimuth, [355.0, 90.0, 180.0], atol=1e-3)
+    assert named.tolist() == [True, True, False]
