@@ -18,7 +18,7 @@ from dualspec_jax.diffusion.guidance import guide
 from dualspec_jax.diffusion.schedule import make_alpha_bar
 from dualspec_jax.diffusion.solvers import Rows, advance, solver_rows, start_carry, trailing_timesteps
 from dualspec_jax.models.text_encoder import read_direction
-from dualspec_jax.ops.binaural import spatial_filter
+from dualspec_jax.ops.binaural import phase_noise, spatial_filter
 from dualspec_jax.ops.stft import istft
 from dualspec_jax.prompts import Request, complete
 from dualspec_jax.sharding import make_mesh, replicated, split_batch
@@ -46,7 +46,8 @@ def make_synthesis(config, vocoder: str) -> Callable:
     vocode = make_vocoder(config, vocoder)
 
     def synthesise(params, mel, features, keys) -> Float[jax.Array, "B N 2"]:
-        ears = spatial_filter(vocode(params, mel, features, keys), features)
+        noise = jax.vmap(lambda key: phase_noise(jax.random.fold_in(key, 1), *features.shape[1:3]))(keys)
+        ears = spatial_filter(vocode(params, mel, features, keys), features, noise)
         return istft(ears, n_samples=audio.n_samples, n_fft=audio.n_fft, hop_length=audio.hop_length)
 
     return synthesise

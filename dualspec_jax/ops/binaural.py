@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Complex, Float
 
 
@@ -63,13 +64,26 @@ def floor_powers(floor_response: Complex[Array, "B F 2"], floor: float = 1e-3) -
     return floor**2 * powers / mean_power[:, None]
 
 
-def spatial_filter(content: Complex[Array, "B T F"], features: Float[Array, "B T F 4"]) -> Complex[Array, "B T F 2"]:
+DRY, DIFFUSE = 0.9, 0.8  # mean |gamma| of a clip from which on its ears are not, or fully, decorrelated
+
+
+def spatial_filter(
+    content: Complex[Array, "B T F"],
+    features: Float[Array, "B T F 4"],
+    noise: Float[Array, "B T F"] | None = None,
+) -> Complex[Array, "B T F 2"]:
     """Rebuild two ears from mono content and the generated levels and phases.
 
     Per bin the content's energy is split by the level difference (g_L^2 + g_R^2 = 1) and the ears get phases
     +phi / 2 and -phi / 2, phi = angle(gamma). Half an angle has two values, pi apart, so phi is first unwrapped along
     frequency around its mean over time: without that the content changes sign between neighbouring bins wherever phi
     wraps, which smears transients.
+
+    Args:
+      noise: of `phase_noise`. Where the coherence is small, as in rooms, phi is then drawn around angle(gamma), with
+        |gamma| as its mean resultant length: gamma is a mean over what is not known, and without this the ears of
+        echoes are as alike as those of the direct sound. Clips whose mean |gamma| is above DRY stay as they are. None
+        leaves all clips so.
 
     Source: DESIGN.md section 3.
     """
@@ -82,4 +96,21 @@ def spatial_filter(content: Complex[Array, "B T F"], features: Float[Array, "B T
     mean_gamma = jnp.sum(gamma * weight, axis=1, keepdims=True)
     base = jnp.unwrap(jnp.angle(mean_gamma + 1e-20), axis=2)
     phase = base + jnp.angle(gamma * jnp.exp(-1j * base) + 1e-20)
+    if noise is not None:
+        modulus, amplitude = jnp.clip(jnp.abs(gamma), 0.05, 1.0), jnp.abs(content) + 1e-9
+        mean = jnp.sum(modulus * amplitude, axis=(1, 2), keepdims=True) / jnp.sum(amplitude, axis=(1, 2), keepdims=True)
+        share = jnp.clip((DRY - mean) / (DRY - DIFFUSE), 0.0, 1.0)
+        phase = phase + share * jnp.sqrt(-2.0 * jnp.log(modulus)) * noise  # a wrapped normal variable
     return jnp.stack([content * gain_l * jnp.exp(0.5j * phase), content * gain_r * jnp.exp(-0.5j * phase)], axis=-1)
+
+
+def phase_noise(key: Array, frames: int, bins: int, overlap: int = 6) -> Float[Array, "T F"]:
+    """Return normal noise of unit variance that changes as fast as a spectrogram can.
+
+    Args:
+      overlap: frames that share samples, window over hop; faster phases than that would cancel in the inverse STFT.
+    """
+    noise = jax.random.normal(key, (frames + 2 * overlap, bins + 2))
+    kernel = np.hanning(2 * overlap + 3)[1:-1, None] * np.hanning(5)[1:-1]
+    kernel = (kernel / np.sqrt(np.sum(kernel**2))).astype(np.float32)
+    return jax.scipy.signal.convolve(noise, kernel, mode="valid")

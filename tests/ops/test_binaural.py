@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dualspec_jax import metrics
-from dualspec_jax.ops.binaural import floor_powers, spatial_features, spatial_filter
+from dualspec_jax.ops.binaural import DRY, floor_powers, phase_noise, spatial_features, spatial_filter
 from dualspec_jax.ops.griffin_lim import griffin_lim
 from dualspec_jax.ops.mel import log_mel, mel_filterbank, mel_to_magnitude, sum_ears
 from dualspec_jax.ops.stft import istft, stft
@@ -158,6 +158,40 @@ def test_filter_mirrors_with_the_ears():
 def test_filter_of_silence_is_silent_and_finite():
     ears = spatial_filter(jnp.zeros((2, 6, 512), jnp.complex64), random_features().at[..., 2:].set(0.0))
     np.testing.assert_array_equal(np.asarray(ears), 0.0)
+
+
+def features_of_coherence(modulus, frames=T):
+    """Equal ears, gamma of this modulus and no phase."""
+    return jnp.zeros((1, frames, 512, 4)).at[..., 2].set(modulus)
+
+
+def test_phase_noise_has_unit_variance_and_changes_no_faster_than_frames_overlap():
+    x = np.asarray(phase_noise(jax.random.key(0), 400, 200))
+    assert x.shape == (400, 200) and abs(x.mean()) < 0.05 and x.std() == pytest.approx(1.0, abs=0.03)
+    correlation = lambda step: float(np.mean(x[step:] * x[:-step]))
+    assert correlation(1) > 0.9 and abs(correlation(14)) < 0.1
+
+
+def test_dry_clips_have_no_phase_noise_and_diffuse_ones_all_of_it():
+    content, drawn = random_content(frames=T)[:1], phase_noise(jax.random.key(0), T, 512)[None]
+    turn = lambda modulus: np.asarray(
+        (lambda ears: ears[..., 0] * jnp.conj(ears[..., 1]) / jnp.abs(ears[..., 0] * ears[..., 1]))(
+            spatial_filter(content, features_of_coherence(modulus), drawn)
+        )
+    )
+    plain = np.asarray(spatial_filter(content, features_of_coherence(DRY + 0.01)))
+    np.testing.assert_array_equal(spatial_filter(content, features_of_coherence(DRY + 0.01), drawn), plain)
+    for modulus in (0.7, 0.4, 0.2):  # the mean resultant length is the modulus
+        assert abs(np.mean(turn(modulus))) == pytest.approx(modulus, abs=0.04)
+
+
+@pytest.mark.parametrize("modulus", [1.0, 0.3])
+def test_phase_noise_outlives_the_inverse_stft(modulus):
+    content = stft(noise()[None, :, None].astype(np.float32), n_frames=T)[..., 0]
+    drawn = phase_noise(jax.random.key(1), T, 512)[None]
+    ears = istft(spatial_filter(content, features_of_coherence(modulus), drawn), n_samples=N)[0]
+    measured = metrics.interaural_coherence(np.asarray(ears))
+    assert measured > 0.99 if modulus == 1.0 else measured < 0.6
 
 
 # --- the whole way: features of a rendered sound, and back to two ears ---
