@@ -37,7 +37,8 @@ under the licence named there; the CC-BY ones ask for the attribution that this 
 ## Training data
 
 {count} mono recordings (split `train`) of {labels} labels, rendered anechoically at azimuths all around by the HRTF
-below (for the decoder of the STFT-VAE in rooms too), as data set `{dataset}` (built by `python -m data.spatial_audio.build`).
+below (for the decoder of the STFT-VAE in rooms too), as data set
+`{dataset}` (built by `python -m data.spatial_audio.build`).
 
 HRTF: {hrtf}
 
