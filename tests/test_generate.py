@@ -64,7 +64,6 @@ def test_azimuth_0_and_none_differ(generator):
         {"guidance_mel": 2.0},
         {"guidance_stft": 7.0},
         {"direction_noise": 0.0},
-        {"reword": False},
         {"guidance_interval": (0.0, 0.5)},
         {"vocoder": VOCODERS[0]},
         {"vocoder": VOCODERS[1]},
@@ -75,6 +74,13 @@ def test_each_setting_matters(generator, setting):
     (name,) = setting
     assert getattr(other, name) == setting[name] != getattr(generator, name)
     assert one(other).tobytes() != one(generator).tobytes()
+
+
+def test_new_words_become_the_label_unless_left_as_written(generator):
+    new, off = "a watchful hound woofing at 10 o'clock", generator.with_settings(reword=False)
+    label = one(generator, prompt="dog barking, at 60 degrees").tobytes()
+    assert one(generator, prompt=new).tobytes() == label != one(off, prompt=new).tobytes()
+    assert one(off).tobytes() == one(generator).tobytes()  # words of training
 
 
 def test_sampling_noise_matters(generator):

@@ -48,7 +48,6 @@ def test_lists_are_in_order_and_each_clip_is_that_of_its_own_seed(pipe):
         {"eta": 1.0},
         {"direction_noise": 0.0},
         {"vocoder": "griffin_lim"},
-        {"reword": False},
         {"azimuth_deg": 61.0},
         {"seed": [4]},
         {"normalise": -40.0},
@@ -56,6 +55,13 @@ def test_lists_are_in_order_and_each_clip_is_that_of_its_own_seed(pipe):
 )
 def test_each_option_changes_the_clip(pipe, option):
     assert pipe(PROMPT, **option).waveforms.tobytes() != pipe(PROMPT).waveforms.tobytes()
+
+
+def test_new_words_can_be_left_as_written(pipe):
+    words = "a watchful hound woofing at 10 o'clock"
+    read, left = pipe(words)[0], pipe(words, reword=False)[0]
+    assert read.waveform.tobytes() != left.waveform.tobytes()
+    assert (read.record["prompt"], read.record["reword"], left.record["reword"]) == (words, True, False)
 
 
 def test_guidance_interval_changes_the_clip_and_the_record(pipe):
