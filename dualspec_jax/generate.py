@@ -25,6 +25,7 @@ from dualspec_jax.sharding import make_mesh, replicated, split_batch
 from dualspec_jax.single_branch import branch_of, make_single_synthesis
 from dualspec_jax.vocoders import default_vocoder, make_vocoder, vocoder_params
 
+FINE_STRUCTURE_HZ = 1400.0  # below it phases are heard as a time difference, and stay as generated
 SETTINGS = (
     "steps", "solver", "spacing", "guidance_mel", "guidance_stft", "guidance_interval", "guidance_rescale", "eta",
     "direction_noise", "vocoder", "reword",
@@ -47,6 +48,7 @@ def make_synthesis(config, vocoder: str) -> Callable:
 
     def synthesise(params, mel, features, keys) -> Float[jax.Array, "B N 2"]:
         noise = jax.vmap(lambda key: phase_noise(jax.random.fold_in(key, 1), *features.shape[1:3]))(keys)
+        noise = noise * (np.arange(audio.n_bins) * audio.sample_rate / audio.n_fft >= FINE_STRUCTURE_HZ)
         ears = spatial_filter(vocode(params, mel, features, keys), features, noise)
         return istft(ears, n_samples=audio.n_samples, n_fft=audio.n_fft, hop_length=audio.hop_length)
 

@@ -65,6 +65,7 @@ def floor_powers(floor_response: Complex[Array, "B F 2"], floor: float = 1e-3) -
 
 
 DRY, DIFFUSE = 0.9, 0.8  # mean |gamma| of a clip from which on its ears are not, or fully, decorrelated
+OWN = 0.8  # mean |gamma| of real clips in rooms: phases vary that much among the frames that gamma is a mean of
 
 
 def spatial_filter(
@@ -81,9 +82,9 @@ def spatial_filter(
 
     Args:
       noise: of `phase_noise`. Where the coherence is small, as in rooms, phi is then drawn around angle(gamma), with
-        |gamma| as its mean resultant length: gamma is a mean over what is not known, and without this the ears of
-        echoes are as alike as those of the direct sound. Clips whose mean |gamma| is above DRY stay as they are. None
-        leaves all clips so.
+        |gamma| / OWN, at most 1, as its mean resultant length: gamma is a mean over what is not known, and without this
+        the ears of echoes are as alike as those of the direct sound. Clips whose mean |gamma| is above DRY stay as they
+        are. None leaves all clips so.
 
     Source: DESIGN.md section 3.
     """
@@ -98,9 +99,10 @@ def spatial_filter(
     phase = base + jnp.angle(gamma * jnp.exp(-1j * base) + 1e-20)
     if noise is not None:
         modulus, amplitude = jnp.clip(jnp.abs(gamma), 0.05, 1.0), jnp.abs(content) + 1e-9
+        resultant = jnp.minimum(modulus / OWN, 1.0)
         mean = jnp.sum(modulus * amplitude, axis=(1, 2), keepdims=True) / jnp.sum(amplitude, axis=(1, 2), keepdims=True)
         share = jnp.clip((DRY - mean) / (DRY - DIFFUSE), 0.0, 1.0)
-        phase = phase + share * jnp.sqrt(-2.0 * jnp.log(modulus)) * noise  # a wrapped normal variable
+        phase = phase + share * jnp.sqrt(-2.0 * jnp.log(resultant)) * noise  # a wrapped normal variable
     return jnp.stack([content * gain_l * jnp.exp(0.5j * phase), content * gain_r * jnp.exp(-0.5j * phase)], axis=-1)
 
 
