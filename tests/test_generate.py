@@ -8,7 +8,7 @@ from tiny import save_tiny_bundle
 
 from dualspec_jax.bundle import load_bundle
 from dualspec_jax.config import VOCODERS
-from dualspec_jax.generate import Generator
+from dualspec_jax.generate import Generator, make_synthesis
 from dualspec_jax.prompts import Request
 
 
@@ -214,3 +214,20 @@ def test_words_alone_are_read_by_the_reader_and_the_rules_by_default(bundle):
         for p in (none, without)
     ]
     assert clips[0].tobytes() == clips[1].tobytes() != alone.tobytes()
+
+
+def test_phases_of_diffuse_sound_are_drawn_above_the_fine_structure_only(bundle, monkeypatch):
+    config, rng = bundle.config, np.random.default_rng(0)
+    frames, bins = config.audio.n_frames, config.audio.n_bins
+    features = rng.normal(-4.0, 1.0, (1, frames, bins, 4)).astype(np.float32)
+    features[..., 2:] = (0.3, 0.0)  # |gamma| as in a room
+    mel = rng.normal(-4.0, 1.0, (1, frames, config.audio.n_mels, 2)).astype(np.float32)
+    keys = jax.random.split(jax.random.key(0), 1)
+    clips = []
+    for factor in (1.0, 0.0):
+        drawn = lambda key, *size, factor=factor: factor * jax.random.normal(key, size)
+        monkeypatch.setattr("dualspec_jax.generate.phase_noise", drawn)
+        clips.append(np.asarray(make_synthesis(config, "griffin_lim")({}, mel, features, keys))[0])
+    changed, size = (np.abs(np.fft.rfft(x, axis=0)) ** 2 for x in (clips[0] - clips[1], clips[1]))
+    cut = int(1300 / 8000 * len(size))
+    assert changed[:cut].sum() < 1e-3 * size[:cut].sum() and changed[cut:].sum() > 0.1 * size[cut:].sum()
