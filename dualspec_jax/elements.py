@@ -201,9 +201,8 @@ def _text_elements(config, *, task, split, tokenizer, train, data_dir, **_) -> E
         has_event = not d.direction_free_prob <= kind < d.direction_free_prob + d.event_free_prob
         style = "doa" if rng.uniform() < 0.4 else None  # 360 numbers take more examples than 12 hours or 8 sectors
         caption = make_caption(event if has_event else None, azimuth if has_direction else None, rng, style)
-        if (
-            task == "reader" and has_direction
-        ):  # what the words say, not where within their hour or sector the source is
+        # The reader learns what the words say, not where within their hour or sector the source is.
+        if task == "reader" and has_direction:
             azimuth = parse_direction(caption).azimuth_deg
         return _tokens(tokenizer, caption, config.text.max_length) | {
             "label": np.int32(label if has_event else -1),

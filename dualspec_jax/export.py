@@ -129,14 +129,29 @@ def model_card(config: ConfigDict, data: Path, params: dict, steps: dict[str, in
     )
 
 
+def _single_sources(latents) -> bool:
+    return all(len(latents.sources(i)) == 1 for i in range(len(latents)))
+
+
+def bundle_config(config: ConfigDict, folder: Path) -> ConfigDict:
+    """Return the config of a bundle trained on these cached latents.
+
+    Where scenes have several sources, prompts name several sounds: they are not reduced to one label.
+    """
+    if _single_sources(load_latents(folder)):
+        return config
+    config = config.copy_and_resolve_references()
+    config.sampler.reword = False
+    return config
+
+
 def direction_prior(config: ConfigDict, folder: Path, meta: dict) -> dict | None:
     """Fit `diffusion.direction_prior` to the cached latents of the training split.
 
     Returns None where it does not apply: too few scenes, scenes of several sources, or a model without STFT branch.
     """
     latents, n_mel = load_latents(folder), config.mel_vae.latent_channels
-    single = all(len(latents.sources(i)) == 1 for i in range(len(latents)))
-    if len(latents) < MIN_SCENES or not single or branch_of(config) == "mel":
+    if len(latents) < MIN_SCENES or not _single_sources(latents) or branch_of(config) == "mel":
         return None
     mean, std = np.float32(meta["mean"])[n_mel:], np.float32(meta["std"])[n_mel:]
     means = [((latents.latent(i)[..., n_mel:].mean(0) - mean) / std).ravel() for i in range(len(latents))]
@@ -176,7 +191,7 @@ def export(config: ConfigDict, workdir: Path, out: Path, data: Path) -> str:
         params["direction"] = prior
     return save_bundle(
         out,
-        config,
+        bundle_config(config, latents_dir / "train"),
         params,
         (workdir / "tokenizer.json").read_text(encoding="utf-8"),
         meta["mean"],

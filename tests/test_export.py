@@ -5,7 +5,7 @@ import pytest
 from tiny import tiny_config
 
 from dualspec_jax.diffusion.direction_prior import MIN_SCENES
-from dualspec_jax.export import direction_prior
+from dualspec_jax.export import bundle_config, direction_prior
 
 T, F, C = 2, 3, 8  # of the joint latents: four channels of each branch
 
@@ -43,3 +43,11 @@ def test_no_direction_prior_where_it_does_not_apply(tmp_path, why):
     if why == "mel":
         config.diffusion.stft_weight = 0.0
     assert direction_prior(config, tmp_path / "train", meta) is None
+
+
+@pytest.mark.parametrize("more", [False, True])
+def test_prompts_of_a_model_of_several_sources_are_not_reduced_to_one_label(tmp_path, more):
+    write_latents(tmp_path / "train", 4, more)
+    config = tiny_config()
+    assert bundle_config(config, tmp_path / "train").sampler.reword is not more
+    assert config.sampler.reword

@@ -5,13 +5,14 @@ import shutil
 import numpy as np
 import pytest
 import soundfile
+from tiny import tiny_config, tiny_tokenizer
 
 from data.clip_bank import write_bank
 from data.spatial_audio.build import build
 from data.spatial_audio.spatial_audio_dataset_builder import SpatialAudioConfig
 from dualspec_jax.clip_bank import ClipBank
 from dualspec_jax.config import default
-from dualspec_jax.elements import swap_ears
+from dualspec_jax.elements import READ, swap_ears
 from dualspec_jax.input_pipeline import make_batches
 from dualspec_jax.ops.binaural import spatial_features
 from dualspec_jax.ops.coding import decode_stft_features
@@ -451,3 +452,16 @@ def test_captions_know_the_labels_of_the_data_set(config, batches, tmp_path):
     for batch in batches("text_encoder", "valid", train=False, data_dir=tmp_path):
         seen += batch["label"].tolist()
     assert set(seen) == set(range(len(labels()) + 1)) and own in seen
+
+
+def test_the_reader_learns_what_the_words_say_and_the_encoder_where_the_source_is():
+    config = default()
+    tokenizer = tiny_tokenizer(tiny_config())
+    took = {}
+    for task in ("text_encoder", "reader"):
+        make = READ[task](config, task=task, split="train", tokenizer=tokenizer, train=True, data_dir="none").make
+        took[task] = [make(i, np.random.default_rng(i)) for i in range(60)]
+    pairs = list(zip(took["text_encoder"], took["reader"], strict=True))
+    assert all(np.array_equal(a["token_ids"], b["token_ids"]) for a, b in pairs)  # the same captions
+    off = np.array([abs((a["azimuth_deg"] - b["azimuth_deg"] + 180) % 360 - 180) for a, b in pairs])
+    assert 0.1 < np.mean(off > 1.0) < 0.7 and off.max() <= 22.5
