@@ -10,6 +10,7 @@ TASKS = (
 )  # fmt: skip
 MAX_SPACING = 4.0  # of the sampler's steps
 MAX_DIRECTION_NOISE = 100.0  # variances of normalised latents
+MAX_TRIES = 100  # at a clip that comes out silent
 SOLVERS = ("ddim", "dpmpp_2m", "unipc")
 VOCODERS = ("griffin_lim_stft", "griffin_lim", "vocos")  # see `vocoders.default_vocoder`
 
@@ -189,6 +190,7 @@ def default() -> ConfigDict:
             guidance_interval=(0.0, 1.0),  # noise levels t / num_steps that are guided; 1 is pure noise
             guidance_rescale=0.7,  # of the standard deviation, see diffusion.guidance
             reword=True,  # new words for a known sound become its label; False for a model of several sources
+            tries=3,  # at most, at a clip that comes out silent
             direction_noise=0.25,  # how wrong the generated direction is taken to be, see diffusion.direction_prior
         )
     )
@@ -356,6 +358,8 @@ def validate(config: ConfigDict) -> None:
     need(1 <= spacing <= MAX_SPACING, "sampler.spacing", spacing, f"in [1, {MAX_SPACING:g}]")
     rescale = config.sampler.guidance_rescale
     need(0 <= rescale <= 1, "sampler.guidance_rescale", rescale, "in [0, 1]")
+    tries = config.sampler.tries
+    need(1 <= tries <= MAX_TRIES, "sampler.tries", tries, f"in [1, {MAX_TRIES}]")
     noise = config.sampler.direction_noise
     need(0 <= noise <= MAX_DIRECTION_NOISE, "sampler.direction_noise", noise, f"in [0, {MAX_DIRECTION_NOISE:g}]")
     low, high = config.sampler.guidance_interval

@@ -67,6 +67,7 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("--guidance", type=parse_guidance, metavar="MEL[,STFT]", help="guidance scales; 1 is none")
     p.add_argument("--direction-noise", type=float, help="0: directions as generated (default: the bundle's)")
     p.add_argument("--as-written", action="store_true", help="leave the words for the sound (default: the bundle's)")
+    p.add_argument("--tries", type=int, help="at most, at a clip that comes out silent (default: the bundle's)")
     p.add_argument("--vocoder", choices=VOCODERS, help="default: neural if the bundle has it, else griffin_lim_stft")
     p.add_argument("--text-only", action="store_true", help="do not read the words as a number beside the text encoder")
     p.add_argument("--seed", type=int, default=0, help="clip i gets seed + i (default 0)")
@@ -192,6 +193,7 @@ def _run(args: argparse.Namespace) -> int:
             spacing=args.spacing,
             direction_noise=args.direction_noise,
             reword=False if args.as_written else None,
+            tries=args.tries,
             batch_size=args.batch_size,
         )
         store = ClipStore(args.out / "wav", generator, args.seed, args.prompt_set, args.text_only)

@@ -4,15 +4,16 @@ import copy
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from dualspec_jax import networks
+from dualspec_jax import metrics, networks
 from dualspec_jax.bundle import Bundle
-from dualspec_jax.config import MAX_DIRECTION_NOISE, MAX_SPACING, SOLVERS, VOCODERS
+from dualspec_jax.config import MAX_DIRECTION_NOISE, MAX_SPACING, MAX_TRIES, SOLVERS, VOCODERS
 from dualspec_jax.diffusion.direction_prior import steer
 from dualspec_jax.diffusion.guidance import guide
 from dualspec_jax.diffusion.schedule import make_alpha_bar
@@ -28,8 +29,9 @@ from dualspec_jax.vocoders import default_vocoder, make_vocoder, vocoder_params
 FINE_STRUCTURE_HZ = 1400.0  # below it phases are heard as a time difference, and stay as generated
 SETTINGS = (
     "steps", "solver", "spacing", "guidance_mel", "guidance_stft", "guidance_interval", "guidance_rescale", "eta",
-    "direction_noise", "vocoder", "reword",
+    "direction_noise", "vocoder", "reword", "tries",
 )  # fmt: skip
+NEXT_TRY = 0x9E3779B9  # added to a seed, modulo 2**32, for the next try: far from the seeds of neighbouring clips
 
 
 def make_synthesis(config, vocoder: str) -> Callable:
@@ -74,6 +76,8 @@ class Generator:
       eta: sampling noise of solver ddim, 0 to 1; above 0 it chooses that solver where none is named.
       vocoder: one of config.VOCODERS; see `vocoders.default_vocoder`.
       reword: whether new words for a known sound become its label, see `prompts.complete`.
+      tries: at most so many at a clip that comes out silent (peak below metrics.SILENT_DBFS), each from other noise
+        (`NEXT_TRY`); a clip that stays silent is the last one. 1 leaves silent clips.
       batch_size: clips made at once. For all but this, None takes the bundle's default.
 
     Attributes:
@@ -98,6 +102,7 @@ class Generator:
         direction_noise: float | None = None,
         vocoder: str | None = None,
         reword: bool | None = None,
+        tries: int | None = None,
         batch_size: int = 1,
     ):
         s = bundle.config.sample
@@ -110,6 +115,7 @@ class Generator:
         self.direction_noise = bundle.config.sampler.direction_noise if "direction" in bundle.params else 0.0
         self.vocoder = default_vocoder(bundle)
         self.reword = bundle.config.sampler.reword
+        self.tries = bundle.config.sampler.tries
         self.seconds: Counter[str] = Counter()
         self._functions = _make_functions(bundle)
         self._compiled: dict[tuple, tuple] = {}
@@ -126,6 +132,7 @@ class Generator:
             direction_noise=direction_noise,
             vocoder=vocoder,
             reword=reword,
+            tries=tries,
         )
 
     def with_settings(self, *, batch_size: int | None = None, **settings) -> "Generator":
@@ -163,6 +170,7 @@ class Generator:
             ("guidance_rescale", self.guidance_rescale, 0.0, 1.0),
             ("eta", self.eta, 0.0, 1.0),
             ("direction_noise", self.direction_noise, 0.0, MAX_DIRECTION_NOISE),
+            ("tries", self.tries, 1, MAX_TRIES),
             ("batch_size", self.batch_size, 1, 4096),
         ):
             if not low <= value <= high:
@@ -216,6 +224,18 @@ class Generator:
             yield from waveforms[: len(batch)]
 
     def _make(self, requests: Sequence[Request], report: Callable[[int], None] | None) -> np.ndarray:
+        """Make a batch, and those clips of it again that are silent."""
+        waveforms = self._make_once(requests, report)
+        again = report and (lambda n: report(self.steps))  # all steps of the batch are done; the work can be stopped
+        for _ in range(1, self.tries):
+            silent = np.array([metrics.peak_dbfs(w) < metrics.SILENT_DBFS for w in waveforms])
+            if not silent.any():
+                break
+            requests = [replace(r, seed=(r.seed + NEXT_TRY * s) % 2**32) for r, s in zip(requests, silent, strict=True)]
+            waveforms = np.where(silent[:, None, None], self._make_once(requests, again), waveforms)
+        return waveforms
+
+    def _make_once(self, requests: Sequence[Request], report: Callable[[int], None] | None) -> np.ndarray:
         params, inputs, control = self._arguments(requests)
         condition, carry = self._run("encode", _readers(params), inputs)
         parts = [self._rows]

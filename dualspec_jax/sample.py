@@ -56,6 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
     a("--eta", type=float, help="sampling noise of solver ddim, 0 to 1 (default: the bundle's, 0)")
     a("--direction-noise", type=float, help="0: leave the direction as generated; more: bring it to the one asked for")
     a("--as-written", action="store_true", help="leave new words for a known sound; default: they become its label")
+    a("--tries", type=int, help="at most, at a clip that comes out silent (default: the bundle's, 3)")
     a("--vocoder", choices=VOCODERS, help="Griffin-Lim, from both branches or Mel, or neural (default if there is one)")
     a("--batch-size", type=int, default=1, help="clips made at once (default 1)")
     a("--bundle", type=Path, help="bundle folder (default: the embedded one)")
@@ -221,6 +222,7 @@ class Run:
             direction_noise=args.direction_noise,
             vocoder=args.vocoder,
             reword=False if args.as_written else None,
+            tries=args.tries,
         )
         run_interruptibly(lambda: self.pipeline.self_check)
         self.seconds["load"] += time.perf_counter() - start

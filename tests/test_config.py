@@ -36,6 +36,7 @@ BROKEN = [
     ("sampler.direction_noise", -0.1, "in [0, 100]"),
     ("stft_decoder.loud_weight", -1.0, "0 or more"),
     ("reader.azimuths", 12, "at least 36"),
+    ("sampler.tries", 0, "in [1, 100]"),
     ("data.label_cap", -1, "at least 0"),
     ("sampler.guidance_interval", (0.9, 0.1), "rising and in [0, 1]"),
     ("train.mel_vae.batch_size", 0, "at least 1"),

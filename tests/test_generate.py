@@ -8,7 +8,7 @@ from tiny import save_tiny_bundle
 
 from dualspec_jax.bundle import load_bundle
 from dualspec_jax.config import VOCODERS
-from dualspec_jax.generate import Generator, make_synthesis
+from dualspec_jax.generate import NEXT_TRY, Generator, make_synthesis
 from dualspec_jax.prompts import Request
 
 
@@ -195,6 +195,32 @@ def test_mel_iterations_follow_griffin_lim(bundle):
     plain, other = bundle, dataclasses.replace(bundle, config=config)
     clips = [one(Generator(b, batch_size=2, vocoder="griffin_lim")).tobytes() for b in (plain, other)]
     assert clips[0] != clips[1]
+
+
+def test_silent_clips_are_made_again_from_other_noise(generator, monkeypatch):
+    """A clip whose seed is "silent" is the one of the next seed, alone and in a batch; its neighbour stays as it is."""
+    requests = [Request("rain", 7), Request("rain", 8)]
+    plain = list(generator.with_settings(tries=1)(requests))
+    once, made = Generator._make_once, []
+
+    def make_once(self, batch, report):
+        made.append([r.seed for r in batch])
+        clips = np.array(once(self, batch, report))
+        clips[[r.seed == 7 for r in batch]] = 0.0
+        return clips
+
+    monkeypatch.setattr(Generator, "_make_once", make_once)
+    steps = []
+    again = list(generator(requests, callback=lambda done, total: steps.append((done, total))))
+    later = (7 + NEXT_TRY) % 2**32
+    assert made == [[7, 8], [later, 8]] and steps[-1] == (generator.steps, generator.steps)
+    assert again[1].tobytes() == plain[1].tobytes()
+    assert np.abs(again[0] - one(generator, prompt="rain", seed=later)).max() < 1e-4 and again[0].any()
+    made.clear()
+    assert not one(generator.with_settings(tries=1), prompt="rain", seed=7).any() and len(made) == 1
+    monkeypatch.setattr(Generator, "_make_once", lambda self, batch, report: made.append(0) or np.zeros((2, 9, 2)))
+    made.clear()
+    assert not one(generator.with_settings(tries=4)).any() and len(made) == 4
 
 
 def test_words_alone_are_read_by_the_reader_and_the_rules_by_default(bundle):

@@ -18,6 +18,8 @@ from dualspec_jax.ops.binaural import spatial_features
 from dualspec_jax.ops.coding import decode_stft_features
 from dualspec_jax.ops.stft import stft
 from dualspec_jax.scene_source import SceneSource, balanced_order, known_labels
+from dualspec_jax.spatial.captions import make_caption
+from dualspec_jax.spatial.direction import parse_direction
 from dualspec_jax.spatial.scene import load_clip, normalise_loudness, trim
 from dualspec_jax.spatial.sounds import event_wordings, heldout_wordings, labels
 from dualspec_jax.tokenizer import train_tokenizer
@@ -454,14 +456,27 @@ def test_captions_know_the_labels_of_the_data_set(config, batches, tmp_path):
     assert set(seen) == set(range(len(labels()) + 1)) and own in seen
 
 
-def test_the_reader_learns_what_the_words_say_and_the_encoder_where_the_source_is():
+def test_the_reader_learns_what_the_words_say_and_the_encoder_where_the_source_is(monkeypatch):
     config = default()
     tokenizer = tiny_tokenizer(tiny_config())
-    took = {}
+    drawn = []
+
+    def caption_of(event, azimuth_deg, rng, style):
+        drawn.append((make_caption(event, azimuth_deg, rng, style), azimuth_deg))
+        return drawn[-1][0]
+
+    monkeypatch.setattr("dualspec_jax.elements.make_caption", caption_of)
+    off, half_hours = {}, {}
     for task in ("text_encoder", "reader"):
+        drawn.clear()
         make = READ[task](config, task=task, split="train", tokenizer=tokenizer, train=True, data_dir="none").make
-        took[task] = [make(i, np.random.default_rng(i)) for i in range(60)]
-    pairs = list(zip(took["text_encoder"], took["reader"], strict=True))
-    assert all(np.array_equal(a["token_ids"], b["token_ids"]) for a, b in pairs)  # the same captions
-    off = np.array([abs((a["azimuth_deg"] - b["azimuth_deg"] + 180) % 360 - 180) for a, b in pairs])
-    assert 0.1 < np.mean(off > 1.0) < 0.7 and off.max() <= 22.5
+        took = [float(make(i, np.random.default_rng(i))["azimuth_deg"]) for i in range(300)]
+        placed = [(caption, source, a) for (caption, source), a in zip(drawn, took, strict=True) if source is not None]
+        said = [parse_direction(caption).azimuth_deg for caption, _, _ in placed]
+        sources = np.array([source for _, source, _ in placed])
+        target = said if task == "reader" else sources
+        assert np.allclose([a for _, _, a in placed], target, atol=1e-4)
+        off[task] = np.mean(np.abs((np.array(said) - sources + 180) % 360 - 180) > 1.0)
+        half_hours[task] = np.mean(sources % 30 == 15)
+    assert all(0.1 < share < 0.7 for share in off.values())  # else the two targets would be the same
+    assert half_hours["text_encoder"] < 0.1 < half_hours["reader"]  # oftener than among all degrees
