@@ -192,7 +192,7 @@ def _text_elements(config, *, task, split, tokenizer, train, data_dir, **_) -> E
 
     def make(index, rng):
         label, azimuth = index % len(names), _draw_azimuth(rng)
-        # Half hours and diagonals are few among whole degrees, but half of what people ask for.
+        # Hours, half hours and sectors lie on multiples of 15: too few among whole degrees to be learnt.
         if task == "reader" and rng.uniform() < 0.4:
             azimuth = float(15 * rng.integers(24))
         held_out = heldout_wordings(names[label]) if split == "valid" else ()
