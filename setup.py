@@ -44,6 +44,7 @@ TEST = (
     + ROOMS
     + [
         "pytest>=9.2",
+        "pytest-xdist>=3.8",  # the tests on two processes
         "hypothesis>=6.170",
         "librosa>=0.11",  # the reference for STFT and Mel
         "beartype>=0.23",

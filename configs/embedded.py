@@ -16,6 +16,7 @@ def get_config() -> ConfigDict:
     c.data.label_balance = -2.0
     c.data.label_cap = 60
     c.text.update(max_length=32, event_codes=256, dropout=0.3)
+    c.reader.width = 5
     c.unet.condition_rows = True
     c.diffusion.update(words_dropped=0.2, static_weight=4.0)
     c.train.diffusion.ema_decay = 0.998

@@ -14,7 +14,12 @@ from dualspec_jax.tokenizer import Tokenizer, load_tokenizer
 
 EMBEDDED = Path(__file__).parent / "embedded"
 PARTS = ("mel_vae", "stft_vae", "text_encoder", "unet")
-MORE_PARTS = ("vocoder", "direction", "reader")  # it can do without; `diffusion.direction_prior` is the second
+MORE_PARTS = (
+    "vocoder",
+    "direction",
+    "reader",
+    "reranker",
+)  # it can do without; `diffusion.direction_prior` is the second
 FORMAT = 1
 
 
@@ -115,7 +120,8 @@ def save_bundle(
     (partial / "tokenizer.json").write_text(tokenizer_json)
     (partial / "MODEL_CARD.md").write_text(model_card)
     names = [f"{part}.safetensors" for part in parts] + ["tokenizer.json"]
-    sections = ("audio", "mel_vae", "stft_vae", "vocoder", "text", "reader", "unet", "diffusion", "sample", "sampler")
+    sections = ("audio", "mel_vae", "stft_vae", "vocoder", "text", "reader", "reranker")
+    sections += ("unet", "diffusion", "sample", "sampler")
     content = {
         "format": FORMAT,
         "config": {name: config[name].to_dict() for name in sections},

@@ -29,6 +29,7 @@ _SECTIONS = {
     "vocoder": ("mel_vae", "vocoder"),
     "text_encoder": ("text",),
     "reader": ("text", "reader"),
+    "reranker": ("mel_vae", "text", "reranker"),
     "classifier": ("classifier",),
     "localiser": ("localiser",),
     "diffusion": ("mel_vae", "stft_vae", "text", "unet", "diffusion"),

@@ -5,12 +5,13 @@ import math
 from ml_collections import ConfigDict
 
 TASKS = (
-    "mel_vae", "mel_decoder", "stft_vae", "stft_decoder", "vocoder", "text_encoder", "reader", "classifier",
+    "mel_vae", "mel_decoder", "stft_vae", "stft_decoder", "vocoder", "text_encoder", "reader", "reranker", "classifier",
     "localiser", "diffusion",
 )  # fmt: skip
 MAX_SPACING = 4.0  # of the sampler's steps
 MAX_DIRECTION_NOISE = 100.0  # variances of normalised latents
-MAX_TRIES = 100  # at a clip that comes out silent
+MAX_EVENT_GUIDANCE = 10.0  # root mean squares of the clean content
+MAX_TRIES = 100  # at a clip that comes out silent or as another sound
 SOLVERS = ("ddim", "dpmpp_2m", "unipc")
 VOCODERS = ("griffin_lim_stft", "griffin_lim", "vocos")  # see `vocoders.default_vocoder`
 
@@ -136,7 +137,18 @@ def default() -> ConfigDict:
             azimuths=120,  # outputs around the circle
             queries=8,
             hidden=256,
+            width=0,  # tokens, an odd number, that are first joined to one feature; 0 = none
             label_std_deg=3.0,  # of the normal curve around the azimuth named
+        )
+    )
+    c.reranker = ConfigDict(
+        dict(  # tells which event a Mel latent holds, to choose among the sampler's tries; needs text.event_codes
+            channels=(64, 96, 128),
+            hidden=128,
+            norm_groups=8,
+            dropout=0.3,
+            latent_noise=0.8,  # at most, added to the latents in training, in standard deviations of a channel
+            mixing=0.3,  # at most, share of another latent of the batch mixed in
         )
     )
     c.unet = ConfigDict(
@@ -190,7 +202,9 @@ def default() -> ConfigDict:
             guidance_interval=(0.0, 1.0),  # noise levels t / num_steps that are guided; 1 is pure noise
             guidance_rescale=0.7,  # of the standard deviation, see diffusion.guidance
             reword=True,  # new words for a known sound become its label; False for a model of several sources
-            tries=3,  # at most, at a clip that comes out silent
+            tries=3,  # at most, at a clip that comes out silent or less probably the named event than `accept`
+            event_guidance=0.2,  # pull of the reranker towards the named event, see diffusion.guidance.guide_to_event
+            accept=0.5,  # probability by the reranker from which a clip is kept at once; 0 keeps all
             direction_noise=0.25,  # how wrong the generated direction is taken to be, see diffusion.direction_prior
         )
     )
@@ -228,6 +242,7 @@ def default() -> ConfigDict:
         ("vocoder", 16, 4000, 1e-3),
         ("text_encoder", 128, 3000, 1e-3),
         ("reader", 64, 3000, 2e-3),
+        ("reranker", 64, 1200, 2e-3),
         ("classifier", 64, 800, 2e-3),
         ("localiser", 128, 1500, 2e-3),
         ("diffusion", 16, 5000, 1e-3),
@@ -330,6 +345,16 @@ def validate(config: ConfigDict) -> None:
     need(config.localiser.label_std_deg > 0, "localiser.label_std_deg", config.localiser.label_std_deg, "positive")
     for field, low in (("azimuths", 36), ("queries", 1), ("hidden", 1)) if "reader" in config else ():
         need(config.reader[field] >= low, f"reader.{field}", config.reader[field], f"at least {low}")
+    width = config.reader.get("width", 0) if "reader" in config else 0
+    need(width == 0 or (width > 0 and width % 2 == 1), "reader.width", width, "0 or an odd number")
+    if "reranker" in config:
+        r = config.reranker
+        for ch in r.channels:
+            need(ch % r.norm_groups == 0, "reranker.channels", r.channels, f"multiples of norm_groups {r.norm_groups}")
+        need(r.hidden >= 1, "reranker.hidden", r.hidden, "at least 1")
+        need(0 <= r.dropout < 1, "reranker.dropout", r.dropout, "in [0, 1)")
+        need(r.latent_noise >= 0, "reranker.latent_noise", r.latent_noise, "0 or more")
+        need(0 <= r.mixing < 0.5, "reranker.mixing", r.mixing, "in [0, 0.5)")
     d = config.diffusion
     need(d.schedule in ("cosine", "scaled_linear"), "diffusion.schedule", d.schedule, "cosine or scaled_linear")
     need(d.prediction in ("v", "eps"), "diffusion.prediction", d.prediction, "v or eps")
@@ -360,6 +385,10 @@ def validate(config: ConfigDict) -> None:
     need(0 <= rescale <= 1, "sampler.guidance_rescale", rescale, "in [0, 1]")
     tries = config.sampler.tries
     need(1 <= tries <= MAX_TRIES, "sampler.tries", tries, f"in [1, {MAX_TRIES}]")
+    pull = config.sampler.get("event_guidance", 0.0)
+    need(0 <= pull <= MAX_EVENT_GUIDANCE, "sampler.event_guidance", pull, f"in [0, {MAX_EVENT_GUIDANCE:g}]")
+    accept = config.sampler.get("accept", 0.0)  # bundles and checkpoints from before it have none
+    need(0 <= accept <= 1, "sampler.accept", accept, "in [0, 1]")
     noise = config.sampler.direction_noise
     need(0 <= noise <= MAX_DIRECTION_NOISE, "sampler.direction_noise", noise, f"in [0, {MAX_DIRECTION_NOISE:g}]")
     low, high = config.sampler.guidance_interval

@@ -192,9 +192,10 @@ def _text_elements(config, *, task, split, tokenizer, train, data_dir, **_) -> E
 
     def make(index, rng):
         label, azimuth = index % len(names), _draw_azimuth(rng)
+        style = "doa" if rng.uniform() < 0.4 else None  # 360 numbers take more examples than 12 hours or 8 sectors
         # Hours, half hours and sectors lie on multiples of 15: too few among whole degrees to be learnt.
         if task == "reader" and rng.uniform() < 0.4:
-            azimuth = float(15 * rng.integers(24))
+            azimuth, style = float(15 * rng.integers(24)), None
         held_out = heldout_wordings(names[label]) if split == "valid" else ()
         event = held_out[rng.integers(len(held_out))] if held_out else sample_event(names[label], rng)
         if train and rng.uniform() < config.text.dropout:
@@ -202,7 +203,6 @@ def _text_elements(config, *, task, split, tokenizer, train, data_dir, **_) -> E
         kind = rng.uniform()
         has_direction = kind >= d.direction_free_prob
         has_event = not d.direction_free_prob <= kind < d.direction_free_prob + d.event_free_prob
-        style = "doa" if rng.uniform() < 0.4 else None  # 360 numbers take more examples than 12 hours or 8 sectors
         caption = make_caption(event if has_event else None, azimuth if has_direction else None, rng, style)
         # The reader learns what the words say, not where within their hour or sector the source is.
         if task == "reader" and has_direction:
@@ -229,6 +229,21 @@ def _latent_elements(config, *, seed, tokenizer, latents_dir, train, **_) -> Ele
         return {"latent": latent} | _caption_tokens(config, tokenizer, sources, rng)
 
     return Elements(_train_order(config, cache.label_index, seed) if train else np.arange(n), make)
+
+
+def _event_latent_elements(config, *, seed, data_dir, latents_dir, train, **_) -> Elements:
+    """The Mel latents of scenes with the event of their first source, counted as the text encoder counts them."""
+    cache, n_mel = load_latents(latents_dir), config.mel_vae.latent_channels
+    known = known_labels(config, data_dir)
+    event = np.array([known.index(label) for label in cache.labels], np.int32)
+
+    def make(index, rng):
+        latent = cache.latent(index)[..., :n_mel]
+        if train:
+            latent = np.roll(latent, rng.integers(len(latent)), axis=0)
+        return {"latent": latent, "label": event[cache.label_index[index]]}
+
+    return Elements(_train_order(config, cache.label_index, seed) if train else np.arange(len(cache)), make)
 
 
 def _caption_tokens(config, tokenizer, sources: list[tuple[str, float]], rng) -> dict[str, np.ndarray]:
@@ -307,6 +322,7 @@ READ: Mapping[str, Callable[..., Elements]] = {
     "localiser": _localiser_elements,
     "text_encoder": _text_elements,
     "reader": _text_elements,
+    "reranker": _event_latent_elements,
     "diffusion": _latent_elements,
 }
 RENDERED = dict.fromkeys(

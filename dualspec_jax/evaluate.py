@@ -67,7 +67,15 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("--guidance", type=parse_guidance, metavar="MEL[,STFT]", help="guidance scales; 1 is none")
     p.add_argument("--direction-noise", type=float, help="0: directions as generated (default: the bundle's)")
     p.add_argument("--as-written", action="store_true", help="leave the words for the sound (default: the bundle's)")
-    p.add_argument("--tries", type=int, help="at most, at a clip that comes out silent (default: the bundle's)")
+    p.add_argument(
+        "--event-guidance", type=float, help="pull towards the named sound; 0 is none (default: the bundle's)"
+    )
+    p.add_argument(
+        "--tries", type=int, help="at most, at a clip that comes out silent or as another sound (default: the bundle's)"
+    )
+    p.add_argument(
+        "--accept", type=float, help="probability of the named sound that needs no more tries (default: the bundle's)"
+    )
     p.add_argument("--vocoder", choices=VOCODERS, help="default: neural if the bundle has it, else griffin_lim_stft")
     p.add_argument("--text-only", action="store_true", help="do not read the words as a number beside the text encoder")
     p.add_argument("--seed", type=int, default=0, help="clip i gets seed + i (default 0)")
@@ -193,7 +201,9 @@ def _run(args: argparse.Namespace) -> int:
             spacing=args.spacing,
             direction_noise=args.direction_noise,
             reword=False if args.as_written else None,
+            event_guidance=args.event_guidance,
             tries=args.tries,
+            accept=args.accept,
             batch_size=args.batch_size,
         )
         store = ClipStore(args.out / "wav", generator, args.seed, args.prompt_set, args.text_only)

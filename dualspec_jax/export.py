@@ -136,12 +136,13 @@ def _single_sources(latents) -> bool:
 def bundle_config(config: ConfigDict, folder: Path) -> ConfigDict:
     """Return the config of a bundle trained on these cached latents.
 
-    Where scenes have several sources, prompts name several sounds: they are not reduced to one label.
+    Where scenes have several sources, prompts name several sounds: they are not reduced to one label, nor are clips
+    drawn to one sound, or made again for not being one.
     """
     if _single_sources(load_latents(folder)):
         return config
     config = config.copy_and_resolve_references()
-    config.sampler.reword = False
+    config.sampler.update(reword=False, event_guidance=0.0, accept=0.0)
     return config
 
 
@@ -181,6 +182,8 @@ def export(config: ConfigDict, workdir: Path, out: Path, data: Path) -> str:
         params["vocoder"], steps["vocoder"] = load_params(workdir / "vocoder")[0]["generator"], step
     if (step := latest_step(workdir / "reader")) is not None:
         params["reader"], steps["reader"] = load_params(workdir / "reader")[0], step
+    if (step := latest_step(workdir / "reranker")) is not None:
+        params["reranker"], steps["reranker"] = load_params(workdir / "reranker")[0], step
     steps = total_steps(workdir, steps)
     latents_dir = Path(config.data.latents_dir or workdir / "latents")
     meta_path = latents_dir / "train" / "meta.json"

@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
@@ -13,11 +13,12 @@ from jaxtyping import Float
 
 from dualspec_jax import metrics, networks
 from dualspec_jax.bundle import Bundle
-from dualspec_jax.config import MAX_DIRECTION_NOISE, MAX_SPACING, MAX_TRIES, SOLVERS, VOCODERS
+from dualspec_jax.config import MAX_DIRECTION_NOISE, MAX_EVENT_GUIDANCE, MAX_SPACING, MAX_TRIES, SOLVERS, VOCODERS
 from dualspec_jax.diffusion.direction_prior import steer
-from dualspec_jax.diffusion.guidance import guide
+from dualspec_jax.diffusion.guidance import guide, guide_to_event
 from dualspec_jax.diffusion.schedule import make_alpha_bar
 from dualspec_jax.diffusion.solvers import Rows, advance, solver_rows, start_carry, trailing_timesteps
+from dualspec_jax.models.reranker import log_agreement
 from dualspec_jax.models.text_encoder import read_direction
 from dualspec_jax.ops.binaural import phase_noise, spatial_filter
 from dualspec_jax.ops.stft import istft
@@ -29,7 +30,7 @@ from dualspec_jax.vocoders import default_vocoder, make_vocoder, vocoder_params
 FINE_STRUCTURE_HZ = 1400.0  # below it phases are heard as a time difference, and stay as generated
 SETTINGS = (
     "steps", "solver", "spacing", "guidance_mel", "guidance_stft", "guidance_interval", "guidance_rescale", "eta",
-    "direction_noise", "vocoder", "reword", "tries",
+    "direction_noise", "vocoder", "reword", "event_guidance", "tries", "accept",
 )  # fmt: skip
 NEXT_TRY = 0x9E3779B9  # added to a seed, modulo 2**32, for the next try: far from the seeds of neighbouring clips
 
@@ -76,8 +77,12 @@ class Generator:
       eta: sampling noise of solver ddim, 0 to 1; above 0 it chooses that solver where none is named.
       vocoder: one of config.VOCODERS; see `vocoders.default_vocoder`.
       reword: whether new words for a known sound become its label, see `prompts.complete`.
-      tries: at most so many at a clip that comes out silent (peak below metrics.SILENT_DBFS), each from other noise
-        (`NEXT_TRY`); a clip that stays silent is the last one. 1 leaves silent clips.
+      event_guidance: how strongly the bundle's reranker pulls the content towards the sound its words name, see
+        `diffusion.guidance.guide_to_event`; 0 is none.
+      tries: at most so many at a clip that comes out silent (peak below metrics.SILENT_DBFS) or as another sound, each
+        from other noise (`NEXT_TRY`); the best is kept. 1 leaves clips as they come.
+      accept: how probable it must be, by the bundle's reranker, that a clip is the sound its words name, for it to be
+        kept at once; see `models.reranker.log_agreement`. 0 tries again for silence only.
       batch_size: clips made at once. For all but this, None takes the bundle's default.
 
     Attributes:
@@ -102,7 +107,9 @@ class Generator:
         direction_noise: float | None = None,
         vocoder: str | None = None,
         reword: bool | None = None,
+        event_guidance: float | None = None,
         tries: int | None = None,
+        accept: float | None = None,
         batch_size: int = 1,
     ):
         s = bundle.config.sample
@@ -116,6 +123,8 @@ class Generator:
         self.vocoder = default_vocoder(bundle)
         self.reword = bundle.config.sampler.reword
         self.tries = bundle.config.sampler.tries
+        self.accept = bundle.config.sampler.accept if "reranker" in bundle.params else 0.0
+        self.event_guidance = bundle.config.sampler.event_guidance if "reranker" in bundle.params else 0.0
         self.seconds: Counter[str] = Counter()
         self._functions = _make_functions(bundle)
         self._compiled: dict[tuple, tuple] = {}
@@ -132,7 +141,9 @@ class Generator:
             direction_noise=direction_noise,
             vocoder=vocoder,
             reword=reword,
+            event_guidance=event_guidance,
             tries=tries,
+            accept=accept,
         )
 
     def with_settings(self, *, batch_size: int | None = None, **settings) -> "Generator":
@@ -170,7 +181,9 @@ class Generator:
             ("guidance_rescale", self.guidance_rescale, 0.0, 1.0),
             ("eta", self.eta, 0.0, 1.0),
             ("direction_noise", self.direction_noise, 0.0, MAX_DIRECTION_NOISE),
+            ("event_guidance", self.event_guidance, 0.0, MAX_EVENT_GUIDANCE),
             ("tries", self.tries, 1, MAX_TRIES),
+            ("accept", self.accept, 0.0, 1.0),
             ("batch_size", self.batch_size, 1, 4096),
         ):
             if not low <= value <= high:
@@ -178,9 +191,14 @@ class Generator:
         for field, value, names in (("solver", self.solver, SOLVERS), ("vocoder", self.vocoder, VOCODERS)):
             if value not in names:
                 raise ValueError(f"{field} = {value!r}: must be one of {', '.join(names)}")
-        if self.direction_noise and "direction" not in self.bundle.params:
-            where = f"the bundle {str(self.bundle.path)!r} has no direction prior"
-            raise ValueError(f"direction_noise = {self.direction_noise}: {where}, only 0 can be asked for")
+        for field, part, name in (
+            ("direction_noise", "direction", "direction prior"),
+            ("accept", "reranker", "reranker"),
+            ("event_guidance", "reranker", "reranker"),
+        ):
+            if getattr(self, field) and part not in self.bundle.params:
+                where = f"the bundle {str(self.bundle.path)!r} has no {name}"
+                raise ValueError(f"{field} = {getattr(self, field)}: {where}, only 0 can be asked for")
         vocoder_params(self.bundle, self.vocoder)
         low, high = self.guidance_interval = tuple(float(x) for x in self.guidance_interval)
         if not 0.0 <= low <= high <= 1.0:
@@ -192,8 +210,11 @@ class Generator:
     def compile(self) -> None:
         """Compile now (or load from the compile cache) rather than at the first clip."""
         params, inputs, control = self._arguments([Request("")] * self.batch_size)
-        condition, carry = self._prepare("encode", _readers(params), inputs)[1]
-        carry = self._prepare(self._sampler, params["unet"], condition, carry, self._rows, inputs["seed"], *control)[1]
+        condition, carry, events = self._prepare("encode", _readers(params), inputs)[1]
+        given = _samplers(params), condition, carry, self._rows, inputs["seed"], events
+        carry = self._prepare(self._sampler, *given, *control)[1]
+        if self._ranked:
+            self._prepare("rank", params["reranker"], carry[0], events)
         mel, features = self._prepare("decode", params, *self._placed(carry, condition))[1]
         self._prepare(self.vocoder, params.get("vocoder", {}), mel, features, inputs["seed"])
 
@@ -202,51 +223,63 @@ class Generator:
     ) -> Iterator[np.ndarray]:
         """Yield one waveform float32 [N, 2] per request, in order.
 
+        Clips that are made again fill batches together with those that are still to be made.
+
         Args:
-          callback: called as callback(steps done, steps in all) after each step, those of all batches counted; an
-            exception in it stops the work. The steps then run one by one, in a program of their own.
+          callback: called as callback(steps done, steps in all) after each step, those of all batches counted; there
+            become more of them where clips are made again. An exception in it stops the work. The steps then run one
+            by one, in a program of their own.
 
         Raises:
           ValueError: the device's memory does not hold a batch.
         """
-        batches = range(0, len(requests), self.batch_size)
-        for i, start in enumerate(batches):
-            batch = list(requests[start : start + self.batch_size])
-            filled = batch + [batch[-1]] * (self.batch_size - len(batch))
-            report = callback and (lambda n, i=i: callback(i * self.steps + n, len(batches) * self.steps))
+        waiting = deque(enumerate(requests))
+        tries, best, again = Counter(), {}, set()
+        due = batches = 0
+        while waiting:
+            batch = [waiting.popleft() for _ in range(min(self.batch_size, len(waiting)))]
+            total = (batches + 1 - (-len(waiting) // self.batch_size)) * self.steps
+            report = callback and (lambda n, first=batches * self.steps, total=total: callback(first + n, total))
+            filled = [request for _, request in batch] + [batch[-1][1]] * (self.batch_size - len(batch))
             try:
-                waveforms = self._make(filled, report)
+                waveforms, ranks = self._make(filled, report)
             except jax.errors.JaxRuntimeError as e:
                 if "RESOURCE_EXHAUSTED" not in str(e):
                     raise
                 advice = f"try {self.batch_size // 2}" if self.batch_size > 1 else "try JAX_PLATFORMS=cpu"
                 raise ValueError(f"batch_size = {self.batch_size}: the device's memory is too small; {advice}") from e
-            yield from waveforms[: len(batch)]
+            batches += 1
+            for (i, request), waveform, rank in reversed(list(zip(batch, waveforms, ranks, strict=False))):
+                tries[i] += 1
+                if i not in best or rank > best[i][0]:
+                    best[i] = rank, waveform
+                again.discard(i)
+                if rank < self.accept and tries[i] < self.tries:
+                    again.add(i)
+                    waiting.appendleft((i, replace(request, seed=(request.seed + NEXT_TRY) % 2**32)))
+            while due in best and due not in again:
+                yield best.pop(due)[1]
+                due += 1
 
-    def _make(self, requests: Sequence[Request], report: Callable[[int], None] | None) -> np.ndarray:
-        """Make a batch, and those clips of it again that are silent."""
-        waveforms = self._make_once(requests, report)
-        again = report and (lambda n: report(self.steps))  # all steps of the batch are done; the work can be stopped
-        for _ in range(1, self.tries):
-            silent = np.array([metrics.peak_dbfs(w) < metrics.SILENT_DBFS for w in waveforms])
-            if not silent.any():
-                break
-            requests = [replace(r, seed=(r.seed + NEXT_TRY * s) % 2**32) for r, s in zip(requests, silent, strict=True)]
-            waveforms = np.where(silent[:, None, None], self._make_once(requests, again), waveforms)
-        return waveforms
-
-    def _make_once(self, requests: Sequence[Request], report: Callable[[int], None] | None) -> np.ndarray:
+    def _make(self, requests: Sequence[Request], report: Callable[[int], None] | None) -> tuple[np.ndarray, np.ndarray]:
+        """Return the waveforms of a batch and how good each is: how probably the sound asked for, below 0 if silent."""
         params, inputs, control = self._arguments(requests)
-        condition, carry = self._run("encode", _readers(params), inputs)
+        condition, carry, events = self._run("encode", _readers(params), inputs)
         parts = [self._rows]
         if report:
             parts = [Rows(*(x[i : i + 1] for x in self._rows)) for i in range(self.steps)]
         for i, rows in enumerate(parts):
-            carry = self._run(self._sampler, params["unet"], condition, carry, rows, inputs["seed"], *control)
+            given = _samplers(params), condition, carry, rows, inputs["seed"], events
+            carry = self._run(self._sampler, *given, *control)
             if report:
                 report(i + 1)
+        ranks = np.ones(len(requests))
+        if self._ranked:
+            ranks = np.array(self._run("rank", params["reranker"], carry[0], events))
         mel, features = self._run("decode", params, *self._placed(carry, condition))
-        return np.asarray(self._run(self.vocoder, params.get("vocoder", {}), mel, features, inputs["seed"]))
+        waveforms = np.asarray(self._run(self.vocoder, params.get("vocoder", {}), mel, features, inputs["seed"]))
+        silent = np.array([metrics.peak_dbfs(w) < metrics.SILENT_DBFS for w in waveforms])
+        return waveforms, np.where(silent, -1.0, ranks)
 
     def _placed(self, carry: tuple, conditions: tuple) -> tuple:
         """Return what the decoders need: latents, azimuths, which of these are known, how far they are trusted."""
@@ -254,11 +287,15 @@ class Generator:
         return carry[0], c["azimuth_deg"], c["has_azimuth"], np.float32(self.direction_noise)
 
     @property
+    def _ranked(self) -> bool:
+        return self.accept > 0.0 and self.tries > 1
+
+    @property
     def _sampler(self) -> str:
         return "sample" if self.guidance_interval == (0.0, 1.0) else "sample_in_interval"
 
     def _arguments(self, requests: Sequence[Request]) -> tuple[dict, dict[str, np.ndarray], tuple]:
-        """Return parameters on the devices, the inputs of a batch, and (scale per channel, guided steps, rescale)."""
+        """Return parameters on the devices, inputs of a batch, and the sampler's scale, guided steps, rescale, pull."""
         config = self.bundle.config
         mesh = make_mesh(self.batch_size)
         if mesh.size not in self._params:
@@ -282,7 +319,8 @@ class Generator:
         channels = [config.mel_vae.latent_channels, config.stft_vae.latent_channels]
         scale = np.repeat(np.float32([self.guidance_mel, self.guidance_stft]), channels)
         guided_steps = np.float32(self.guidance_interval) * config.diffusion.num_steps
-        return self._params[mesh.size], inputs, (scale, guided_steps, np.float32(self.guidance_rescale))
+        control = scale, guided_steps, np.float32(self.guidance_rescale), np.float32(self.event_guidance)
+        return self._params[mesh.size], inputs, control
 
     def _prepare(self, name: str, *args) -> tuple:
         """Return (compiled program, shapes of its results) for these arguments or their shapes."""
@@ -310,17 +348,26 @@ def _readers(params: dict) -> dict:
     return {name: params[name] for name in ("text_encoder", "reader") if name in params}
 
 
+def _samplers(params: dict) -> dict:
+    """Return the parameters of the networks that the sampler asks at each step."""
+    return {name: params[name] for name in ("unet", "reranker") if name in params}
+
+
 def _make_functions(bundle: Bundle) -> dict[str, tuple[Callable, tuple[bool, ...]]]:
     """Return the stages by name, each with whether its arguments have a batch axis.
 
-    encode: `_readers`, inputs -> (conditions: words and azimuth, words alone, neither; the sampler's start).
-    sample, sample_in_interval: U-Net parameters, conditions, carry, rows, seeds, scale, guided steps, rescale -> carry.
+    encode: `_readers`, inputs -> (conditions: words and azimuth, words alone, neither; the sampler's start; logits of
+      the events that the words name, None without a reranker).
+    rank: parameters of the reranker, latent, logits of the events -> how probable it is that they agree.
+    sample, sample_in_interval: `_samplers`, conditions, carry, rows, seeds, logits of the events, scale, guided steps,
+      rescale, scale of the guidance to the event -> carry.
     decode: all parameters, latent, azimuths, which are known, direction noise -> (log-mel, STFT features).
     one per vocoder: vocoder parameters (of a bundle without: none), log-mel, features, seeds -> waveform.
     """
     config = bundle.config
     text_encoder, unet = networks.make_text_encoder(config.text), networks.make_unet(config.unet)
-    reader = networks.make_reader(config)
+    reader, ranked = networks.make_reader(config), "reranker" in bundle.params
+    reranker = networks.make_reranker(config) if ranked else None
     mel_vae, stft_vae = networks.make_vae(config.mel_vae), networks.make_vae(config.stft_vae)
     alpha_bar = make_alpha_bar(config.diffusion.schedule, config.diffusion.num_steps)
     n_mel, shape = config.mel_vae.latent_channels, networks.latent_shape(config)
@@ -330,8 +377,10 @@ def _make_functions(bundle: Bundle) -> dict[str, tuple[Callable, tuple[bool, ...
         return jax.vmap(lambda seed: jax.random.split(jax.random.key(seed), 3)[use])(seeds)
 
     def encode(params, inputs):
-        features = lambda ids, mask: text_encoder.apply({"params": params["text_encoder"]}, ids, mask)
-        text_emb = features(inputs["ids"], inputs["mask"])
+        variables, events = {"params": params["text_encoder"]}, None
+        text_emb = text_encoder.apply(variables, inputs["ids"], inputs["mask"], with_events=ranked)
+        if ranked:
+            text_emb, events = text_emb
         azimuth_deg, has_azimuth = inputs["azimuth_deg"], inputs["has_azimuth"]
         if "reader" in params:  # the network reads what the rules of `prompts.complete` were not asked to
             found, named = read_direction(reader.apply({"params": params["reader"]}, text_emb, inputs["mask"]))
@@ -345,21 +394,30 @@ def _make_functions(bundle: Bundle) -> dict[str, tuple[Callable, tuple[bool, ...
             "has_azimuth": has_azimuth,
         }
         null = {
-            "text_emb": features(inputs["negative_ids"], inputs["negative_mask"]),
+            "text_emb": text_encoder.apply(variables, inputs["negative_ids"], inputs["negative_mask"]),
             "text_mask": inputs["negative_mask"],
             "azimuth_deg": azimuth_deg,
             "has_azimuth": jnp.zeros_like(has_azimuth),
         }
         noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys_for(inputs["seed"], 0))
         words = condition | {"has_azimuth": null["has_azimuth"]}
-        return (condition, words, null), start_carry(noise)
+        return (condition, words, null), start_carry(noise), events
 
-    def sample(params, conditions, carry, rows, seeds, scale, guided_steps, rescale, limited=False):
-        denoiser = lambda x, t, **c: unet.apply({"params": params}, x, t, **c)
+    def agreement(params, latent, events):
+        return log_agreement(reranker.apply({"params": params}, latent[..., :n_mel]), events)
+
+    def rank(*args):
+        return jnp.exp(agreement(*args))
+
+    def sample(params, conditions, carry, rows, seeds, events, scale, guided_steps, rescale, pull, limited=False):
+        denoiser = lambda x, t, **c: unet.apply({"params": params["unet"]}, x, t, **c)
         condition, words, null = conditions
         is_mel = jnp.arange(shape[-1]) < n_mel
         interval = guided_steps if limited else None
         guided = guide(denoiser, condition, null, scale, interval, content=(words, is_mel), rescale=rescale)
+        if ranked:
+            heard = lambda x0: agreement(params["reranker"], x0, events)
+            guided = guide_to_event(guided, heard, pull, alpha_bar, config.diffusion.prediction, is_mel)
         return advance(guided, carry, keys_for(seeds, 1), alpha_bar, rows, config.diffusion.prediction)
 
     def sample_in_interval(*args):
@@ -377,9 +435,10 @@ def _make_functions(bundle: Bundle) -> dict[str, tuple[Callable, tuple[bool, ...
         synthesise = make_synthesis(config, name)
         return lambda params, mel, features, seeds: synthesise(params, mel, features, keys_for(seeds, 2))
 
-    sampler_args = (False, True, True, False, True, False, False, False)
+    sampler_args = (False, True, True, False, True, True, False, False, False, False)
     functions = {
         "encode": (encode, (False, True)),
+        "rank": (rank, (False, True, True)),
         "sample": (sample, sampler_args),
         "sample_in_interval": (sample_in_interval, sampler_args),
         "decode": (decode, (False, True, True, True, False)),

@@ -28,6 +28,7 @@ TASKS = {  # -> part
     "vocoder": "vocoder",
     "text_encoder": "text_encoder",
     "reader": "reader",
+    "reranker": "reranker",
     "diffusion": "unet",
 }
 INSIDE = {"text_encoder": "encoder", "vocoder": "generator"}  # where a task's parameters hold the part, among others

@@ -351,6 +351,60 @@ def classifier_loss(apply: Callable, num_labels: int, amount: float, smoothing: 
     return loss_fn
 
 
+def augment_latents(latent: jax.Array, key: jax.Array, noise: float) -> jax.Array:
+    """Vary normalised latents [B, t, f, C] as those of the sampler are off; the event stays what it is.
+
+    Noise with a deviation of up to `noise`, a constant per channel (as another level or colour makes), up to three rows
+    and up to a quarter of the frames left out.
+    """
+    n, frames, rows, channels = latent.shape
+    k_amount, k_noise, k_offset, k_row, k_rows, k_frame, k_frames = jax.random.split(key, 7)
+    amount = jax.random.uniform(k_amount, (n, 1, 1, 1), maxval=noise)
+    latent = latent + amount * jax.random.normal(k_noise, latent.shape)
+    latent = latent + 0.2 * jax.random.normal(k_offset, (n, 1, 1, channels))
+    for axis, size, longest, k_start, k_length in (
+        (2, rows, 3, k_row, k_rows),
+        (1, frames, frames // 4, k_frame, k_frames),
+    ):
+        start = jax.random.randint(k_start, (n, 1, 1, 1), 0, size)
+        end = start + jax.random.randint(k_length, (n, 1, 1, 1), 0, longest + 1)
+        place = jnp.arange(size).reshape([-1 if i == axis else 1 for i in range(4)])
+        latent = jnp.where((place >= start) & (place < end), 0.0, latent)
+    return latent
+
+
+def reranker_loss(
+    apply: Callable, latent_mean, latent_std, noise: float, mixing: float, smoothing: float = 0.05, train: bool = True
+):
+    """Cross-entropy of the event, with augmented and mixed latents (Zhang et al. 2018, arXiv:1710.09412).
+
+    Args:
+      apply: (params, normalised latent, train, rngs) -> logits of a `models.reranker.Reranker`.
+      latent_mean, latent_std: per channel of the Mel latent.
+      noise: see `augment_latents`.
+      mixing: largest share of the latent before that is mixed in.
+      smoothing: share of the target that goes to all events alike.
+      train: False leaves the latents as they are.
+    """
+
+    def loss_fn(params, batch, key):
+        k_augment, k_mix, k_drop = jax.random.split(key, 3)
+        latent, label = (batch["latent"] - latent_mean) / latent_std, batch["label"]
+        if train:
+            share = jax.random.uniform(k_mix, (len(label), 1, 1, 1), maxval=mixing)
+            latent = augment_latents(latent, k_augment, noise)
+            latent = (1.0 - share) * latent + share * jnp.roll(latent, 1, axis=0)
+            logits = apply(params, latent, train=True, rngs={"dropout": k_drop})
+        else:
+            share, logits = jnp.zeros((len(label), 1, 1, 1)), apply(params, latent)
+        target = optax.smooth_labels(jax.nn.one_hot(label, logits.shape[-1]), smoothing if train else 0.0)
+        target = (1.0 - share[:, 0, 0]) * target + share[:, 0, 0] * jnp.roll(target, 1, axis=0)
+        loss = jnp.mean(optax.softmax_cross_entropy(logits, target))
+        return loss, {"accuracy": jnp.mean(jnp.argmax(logits, -1) == label)}
+
+    return loss_fn
+
+
 def localiser_loss(apply: Callable, azimuths: int, label_std_deg: float):
     """Cross-entropy with a normal curve around the true azimuth; also tells the mean absolute error, degrees."""
 

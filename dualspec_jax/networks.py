@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 from dualspec_jax.models.classifier import EventClassifier
 from dualspec_jax.models.discriminator import PatchDiscriminator
 from dualspec_jax.models.localiser import AzimuthNetwork
+from dualspec_jax.models.reranker import Reranker
 from dualspec_jax.models.text_encoder import DirectionReader, T5Encoder
 from dualspec_jax.models.unet import UNet
 from dualspec_jax.models.vae import AutoencoderKL
@@ -45,7 +46,20 @@ def make_text_encoder(section: ConfigDict, dtype: jnp.dtype = jnp.float32) -> T5
 
 def make_reader(config: ConfigDict) -> DirectionReader:
     """Return the reader of `config.reader`."""
-    return DirectionReader(config.reader.azimuths, config.reader.queries, config.reader.hidden)
+    r = config.reader
+    return DirectionReader(r.azimuths, r.queries, r.hidden, r.width)
+
+
+def make_reranker(config: ConfigDict) -> Reranker:
+    """Return the reranker of `config.reranker`, for the events of `config.text`.
+
+    Raises:
+      ValueError: the text encoder tells no events apart.
+    """
+    r, codes = config.reranker, config.text.event_codes
+    if not codes:
+        raise ValueError("config.text.event_codes = 0: the reranker needs a text encoder that names the event")
+    return Reranker(codes - 1, tuple(r.channels), r.hidden, r.norm_groups, r.dropout)
 
 
 def make_unet(section: ConfigDict, dtype: jnp.dtype = jnp.float32, remat: bool = False) -> UNet:

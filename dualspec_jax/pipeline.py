@@ -212,7 +212,9 @@ class DualSpecPipeline:
         direction_noise: float | None = None,
         vocoder: str | None = None,
         reword: bool | None = None,
+        event_guidance: float | None = None,
         tries: int | None = None,
+        accept: float | None = None,
         best_of: int = 1,
         normalise: float | None = None,
         batch_size: int | None = None,
@@ -228,7 +230,8 @@ class DualSpecPipeline:
           num_waveforms_per_prompt: clip j of prompt i gets seed + i * this + j, or seed[i] + j.
           duration: seconds, at most what the model makes (5.12); a shorter clip is cut, with a fade of 10 ms.
           callback: see `Generator.__call__`.
-          solver, spacing, guidance_interval, eta, direction_noise, vocoder, reword, tries: see `Generator`.
+          solver, spacing, guidance_interval, eta, direction_noise, vocoder, reword, event_guidance, tries, accept: see
+            `Generator`.
           best_of: candidates made for each clip, of which the one with the least `badness` is kept.
           normalise: loudness in LUFS, such as -23; less where the peak would pass full scale.
           batch_size: clips made at once; None makes all at once, up to 8.
@@ -259,7 +262,9 @@ class DualSpecPipeline:
             direction_noise=direction_noise,
             vocoder=vocoder,
             reword=reword,
+            event_guidance=event_guidance,
             tries=tries,
+            accept=accept,
             best_of=best_of,
             normalise=normalise,
             batch_size=min(len(requests) * best_of, MAX_BATCH) if batch_size is None else batch_size,

@@ -56,7 +56,13 @@ def make_parser() -> argparse.ArgumentParser:
     a("--eta", type=float, help="sampling noise of solver ddim, 0 to 1 (default: the bundle's, 0)")
     a("--direction-noise", type=float, help="0: leave the direction as generated; more: bring it to the one asked for")
     a("--as-written", action="store_true", help="leave new words for a known sound; default: they become its label")
-    a("--tries", type=int, help="at most, at a clip that comes out silent (default: the bundle's, 3)")
+    a("--event-guidance", type=float, help="pull towards the named sound; 0 is none (default: the bundle's)")
+    a(
+        "--tries",
+        type=int,
+        help="at most, at a clip that comes out silent or as another sound (default: the bundle's, 3)",
+    )
+    a("--accept", type=float, help="probability of the named sound that needs no more tries (default: the bundle's)")
     a("--vocoder", choices=VOCODERS, help="Griffin-Lim, from both branches or Mel, or neural (default if there is one)")
     a("--batch-size", type=int, default=1, help="clips made at once (default 1)")
     a("--bundle", type=Path, help="bundle folder (default: the embedded one)")
@@ -222,7 +228,9 @@ class Run:
             direction_noise=args.direction_noise,
             vocoder=args.vocoder,
             reword=False if args.as_written else None,
+            event_guidance=args.event_guidance,
             tries=args.tries,
+            accept=args.accept,
         )
         run_interruptibly(lambda: self.pipeline.self_check)
         self.seconds["load"] += time.perf_counter() - start

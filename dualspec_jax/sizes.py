@@ -68,7 +68,8 @@ def main(argv: list[str]) -> None:
     if not given.config:
         raise ValueError("--config is required, for example --config configs/base.py")
     validate(given.config)
-    tasks = tuple(given.tasks)
+    events = given.config.text.event_codes  # without them there is nothing to rerank by
+    tasks = tuple(given.tasks or (task for task in MODELS if task != "reranker" or events))
     for task in tasks:
         if task not in MODELS:
             raise ValueError(f"--tasks={task}: must be one of {', '.join(MODELS)}")
@@ -77,5 +78,5 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "Experiment, a file in configs/.", lock_config=True)
-    flags.DEFINE_list("tasks", list(MODELS), "What to count.")
+    flags.DEFINE_list("tasks", None, "What to count (default: every network that the config has).")
     run(main)

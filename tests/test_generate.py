@@ -4,7 +4,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from tiny import save_tiny_bundle
+from tiny import save_tiny_bundle, tiny_config
 
 from dualspec_jax.bundle import load_bundle
 from dualspec_jax.config import VOCODERS
@@ -148,6 +148,9 @@ def test_full_memory_names_a_smaller_batch(generator, monkeypatch, size, advice)
         {"eta": float("nan")},
         {"vocoder": "x"},
         {"batch_size": 0},
+        {"event_guidance": -0.1},
+        {"accept": 1.5},
+        {"accept": float("nan")},
     ],
 )
 def test_setting_out_of_range_is_named(bundle, generator, setting):
@@ -201,26 +204,99 @@ def test_silent_clips_are_made_again_from_other_noise(generator, monkeypatch):
     """A clip whose seed is "silent" is the one of the next seed, alone and in a batch; its neighbour stays as it is."""
     requests = [Request("rain", 7), Request("rain", 8)]
     plain = list(generator.with_settings(tries=1)(requests))
-    once, made = Generator._make_once, []
+    make, made = Generator._make, []
 
-    def make_once(self, batch, report):
+    def make_silent(self, batch, report):
         made.append([r.seed for r in batch])
-        clips = np.array(once(self, batch, report))
-        clips[[r.seed == 7 for r in batch]] = 0.0
-        return clips
+        clips, ranks = make(self, batch, report)
+        silent = np.array([r.seed == 7 for r in batch])
+        return np.where(silent[:, None, None], 0.0, clips), np.where(silent, -1.0, ranks)
 
-    monkeypatch.setattr(Generator, "_make_once", make_once)
+    monkeypatch.setattr(Generator, "_make", make_silent)
     steps = []
     again = list(generator(requests, callback=lambda done, total: steps.append((done, total))))
-    later = (7 + NEXT_TRY) % 2**32
-    assert made == [[7, 8], [later, 8]] and steps[-1] == (generator.steps, generator.steps)
+    later, n = (7 + NEXT_TRY) % 2**32, generator.steps
+    assert made == [[7, 8], [later, later]]
+    assert steps == [(i, n) for i in range(1, n + 1)] + [(n + i, 2 * n) for i in range(1, n + 1)]
     assert again[1].tobytes() == plain[1].tobytes()
     assert np.abs(again[0] - one(generator, prompt="rain", seed=later)).max() < 1e-4 and again[0].any()
     made.clear()
     assert not one(generator.with_settings(tries=1), prompt="rain", seed=7).any() and len(made) == 1
-    monkeypatch.setattr(Generator, "_make_once", lambda self, batch, report: made.append(0) or np.zeros((2, 9, 2)))
+    silence = np.zeros((2, 9, 2)), np.full(2, -1.0)
+    monkeypatch.setattr(Generator, "_make", lambda self, batch, report: made.append(0) or silence)
     made.clear()
     assert not one(generator.with_settings(tries=4)).any() and len(made) == 4
+
+
+@pytest.fixture(scope="module")
+def ranked(tmp_path_factory):
+    """A bundle whose text encoder names events, with a reranker."""
+    config = tiny_config()
+    config.text.event_codes = 4
+    path = tmp_path_factory.mktemp("ranked") / "b"
+    save_tiny_bundle(path, config)
+    return load_bundle(path)
+
+
+def test_the_most_probable_of_the_tries_is_kept(ranked, monkeypatch):
+    """Whatever is made together with it; `accept` and `tries` end the search."""
+    prompts = [Request("rain", seed) for seed in range(5)]
+    plain = Generator(ranked, batch_size=2, tries=1)
+    candidates = {}
+    make = Generator._make
+
+    def noted(self, batch, report):
+        clips, ranks = make(self, batch, report)
+        for request, clip, rank in zip(batch, clips, ranks, strict=True):
+            candidates[request.seed] = rank, clip.tobytes()
+        return clips, ranks
+
+    monkeypatch.setattr(Generator, "_make", noted)
+    never = plain.with_settings(accept=1.0, tries=3)
+    clips = list(never(prompts))
+    tries = [[(r.seed + k * NEXT_TRY) % 2**32 for k in range(3)] for r in prompts]
+    assert set(candidates) == {seed for seeds in tries for seed in seeds}
+    ranks = np.array([[candidates[seed][0] for seed in seeds] for seeds in tries])
+    assert ((ranks > 0) & (ranks < 1)).all() and len(set(ranks.argmax(1))) > 1  # not always the first or the last
+    for clip, seeds, best in zip(clips, tries, ranks.argmax(1), strict=True):
+        assert clip.tobytes() == candidates[seeds[best]][1]
+    candidates.clear()
+    assert one(never, prompt="rain", seed=3).tobytes() == clips[3].tobytes() and len(candidates) == 3
+    limit = float(np.median(ranks[:, 0]))
+    early = list(plain.with_settings(accept=limit, tries=2)(prompts))
+    for clip, seeds, rank in zip(early, tries, ranks, strict=True):
+        best = 0 if rank[0] >= limit else int(np.argmax(rank[:2]))
+        assert clip.tobytes() == candidates[seeds[best]][1]
+
+
+def test_a_clip_is_ranked_by_the_event_that_its_words_name(ranked):
+    """A text encoder that always names event 1 and a reranker that always hears event 1, or event 2, or "none"."""
+    sure = lambda size, i: {"bias": np.where(np.arange(size) == i, 50.0, 0.0).astype(np.float32)}
+    for named, heard, expected in ((1, 1, 1.0), (1, 2, 0.0), (3, 2, 1.0)):
+        params = copy.deepcopy(ranked.params)
+        for part, layer, size, i in (("text_encoder", "event", 4, named), ("reranker", "out", 3, heard)):
+            params[part][layer] = {"kernel": 0.0 * params[part][layer]["kernel"]} | sure(size, i)
+        maker = Generator(dataclasses.replace(ranked, params=params))
+        assert maker.accept == 0.5
+        np.testing.assert_allclose(maker._make([Request("rain")], None)[1], expected, atol=1e-6)
+
+
+def test_a_bundle_without_a_reranker_says_so(bundle, ranked):
+    assert (Generator(bundle).accept, Generator(bundle).event_guidance) == (0.0, 0.0)
+    for name in ("accept", "event_guidance"):
+        with pytest.raises(ValueError, match=f"{name} = 0.5: the bundle .* has no reranker"):
+            Generator(bundle, **{name: 0.5})
+    without = dataclasses.replace(ranked, params={k: v for k, v in ranked.params.items() if k != "reranker"})
+    plain = one(Generator(ranked, accept=0.0, event_guidance=0.0))
+    np.testing.assert_allclose(one(Generator(without)), plain, atol=2e-3 * np.abs(plain).max())
+
+
+def test_guidance_to_the_event_makes_it_more_probable(ranked):
+    requests = [Request("rain", seed) for seed in range(2)]
+    ranks = [
+        Generator(ranked, batch_size=2, accept=0.5, event_guidance=pull)._make(requests, None)[1] for pull in (0.0, 0.5)
+    ]
+    assert (ranks[0] + 1e-3 < ranks[1]).all()
 
 
 def test_words_alone_are_read_by_the_reader_and_the_rules_by_default(bundle):

@@ -25,7 +25,7 @@ from dualspec_jax.spatial.sounds import event_wordings, heldout_wordings, labels
 from dualspec_jax.tokenizer import train_tokenizer
 
 DATASET = "spatial_audio/tiny:1.0.0"
-TASKS = ("mel_vae", "stft_vae", "vocoder", "classifier", "localiser", "text_encoder", "diffusion")
+TASKS = ("mel_vae", "stft_vae", "vocoder", "classifier", "localiser", "text_encoder", "reranker", "diffusion")
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def latents_dir(tmp_path_factory):
 @pytest.fixture
 def config():
     c = default()
-    c.data.dataset = DATASET
+    c.data.dataset, c.mel_vae.latent_channels = DATASET, 4
     for task in TASKS:
         c.train[task].batch_size = 4
     return c
@@ -98,6 +98,7 @@ FORMS = {
         "azimuth_deg": ((4,), "float32"),
         "has_direction": ((4,), "bool"),
     },
+    "reranker": {"latent": ((4, 8, 4, 4), "float32"), "label": ((4,), "int32")},
     "diffusion": {
         "latent": ((4, 8, 4, 6), "float32"),
         "token_ids": ((4, 48), "int32"),

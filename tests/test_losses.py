@@ -136,6 +136,39 @@ def test_augmentation_of_nothing_changes_nothing():
     np.testing.assert_allclose(losses.augment_content(mel, KEY, 0.0), mel, atol=1e-4)
 
 
+def test_reranker_loss_sees_normalised_latents_varied_in_training_and_mixes_their_events():
+    seen = {}
+
+    def apply(params, latent, **kwargs):
+        seen.update(latent=latent, **kwargs)
+        return 20.0 * jax.nn.one_hot(jnp.array([0, 1, 2, 1]), 3)
+
+    latent = 2.0 * np.random.default_rng(0).normal(size=(4, 32, 8, 2)).astype(np.float32) + 1.0
+    batch = {"latent": latent, "label": np.arange(4) % 3}
+    make = lambda **kwargs: losses.reranker_loss(apply, np.float32([1, 1]), np.float32([2, 2]), **kwargs)
+    loss, metrics = make(noise=0.5, mixing=0.0, train=False)(None, batch, KEY)
+    assert metrics["accuracy"] == 0.75 and loss == pytest.approx(5.0, rel=1e-4)  # one of four, 20 nats wrong
+    np.testing.assert_allclose(seen["latent"], (latent - 1.0) / 2.0, atol=1e-6)
+    assert "train" not in seen
+    trained, _ = make(noise=0.5, mixing=0.0, smoothing=0.0)(None, batch, KEY)
+    assert trained == pytest.approx(5.0, rel=1e-4) and seen["train"]
+    assert np.abs(seen["latent"] - (latent - 1.0) / 2.0).mean() > 0.05
+    mixed, _ = make(noise=0.5, mixing=0.4, smoothing=0.0)(None, batch, KEY)
+    assert trained + 1.0 < mixed < trained + 0.4 * 20.0
+
+
+def test_latents_are_varied_row_by_row_and_frame_by_frame():
+    latent = jnp.ones((64, 32, 8, 2))
+    plain = losses.augment_latents(latent, KEY, 0.0)
+    left_out = np.all(np.asarray(plain) == 0.0, axis=-1)
+    rows, frames = left_out.all(1), left_out.all(2)
+    assert rows.sum(1).max() == 3 and frames.sum(1).max() <= 8 and frames.sum() > 64
+    noisy = losses.augment_latents(latent, KEY, 0.8)
+    deviation = np.where(left_out[..., None], np.nan, np.asarray(noisy - plain))
+    deviation = np.nanstd(deviation, axis=(1, 2, 3))
+    assert deviation.min() < 0.1 < 0.6 < deviation.max() < 0.85
+
+
 def test_localiser_loss_knows_the_circle():
     logits = -100.0 * jnp.ones((2, 36)).at[:, 0].set(0.0)  # sure of the front
     apply = lambda params, statistics, train, rngs: logits

@@ -126,9 +126,10 @@ def test_every_label_is_taken_for_itself():
 
 def test_training_wordings_stay():
     for label in labels():
-        for wording in event_wordings(label)[::7]:
+        for wording in event_wordings(label)[::9]:
             assert complete(Request(wording), labels()).prompt in (wording, label)
-            assert match_sound(wording).label != label or match_sound(wording).trained
+            match = match_sound(wording)
+            assert match.label != label or match.trained
 
 
 def test_heldout_wordings_are_taken_for_their_sound_and_training_wordings_stay():

@@ -32,6 +32,7 @@ FIRST = (  # before latents
     "text_encoder", "reader", "mel_vae", "mel_decoder", "stft_vae", "stft_decoder", "vocoder", "classifier",
     "localiser",
 )  # fmt: skip
+LAST = ("diffusion", "reranker")  # on latents
 
 
 @pytest.fixture(scope="module")
@@ -64,18 +65,20 @@ def workdir(config, source, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("work")
     tiny = SpatialAudioConfig(name="tiny", description="For tests.", n_train=6, n_valid=4)
     build(tiny, path / "tfds", source)
-    with pytest.raises(ValueError, match="encode"):
-        make_task(config, "diffusion", path)
+    for task in LAST:
+        with pytest.raises(ValueError, match="encode"):
+            make_task(config, task, path)
     for task in FIRST:
         train(config, make_task(config, task, path), path)
     for split in ("train", "valid"):
         encode_split(config, path, split, batch_size=4)
-    train(config, make_task(config, "diffusion", path), path)
+    for task in LAST:
+        train(config, make_task(config, task, path), path)
     return path
 
 
 def test_each_task_logs_finite_losses_and_draws(workdir):
-    for task in (*FIRST, "diffusion"):
+    for task in (*FIRST, *LAST):
         lines = [json.loads(line) for line in (workdir / task / "metrics.jsonl").read_text().splitlines()]
         assert [line["step"] for line in lines if "loss" in line] == [1, 2]
         assert all(np.isfinite(value) for line in lines for value in line.values())
@@ -103,7 +106,7 @@ def test_encoding_in_other_batches_gives_the_same_latents(config, workdir):
     np.testing.assert_allclose(np.load(folder / "latents-00000.npy"), before, atol=2e-2)  # float16 of float32 sums
 
 
-@pytest.mark.parametrize("name", ["mel_vae", "text_encoder", "localiser", "diffusion"])
+@pytest.mark.parametrize("name", ["mel_vae", "text_encoder", "localiser", "reranker", "diffusion"])
 def test_a_task_reads_the_rows_of_its_host(config, workdir, name):
     task = make_task(config, name, workdir)
     whole, *parts = (next(iter(task.make_batches("train", True, 0, shard))) for shard in ((0, 1), (0, 2), (1, 2)))
@@ -177,8 +180,8 @@ def test_bundle_holds_the_averaged_weights_and_makes_a_sound(config, source, wor
     np.testing.assert_allclose(bundle.params["unet"]["conv_in"]["kernel"], trained, atol=1e-3)
     card = (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
     assert [bundle.steps.pop(vae) for vae in ("mel_vae", "stft_vae")] == [4, 4]  # of both stages
-    assert bundle.steps == dict.fromkeys(("vocoder", "text_encoder", "reader", "unet"), 2)
-    assert card.count(" M | 2 |") == 4 and card.count(" M | 4 |") == 2
+    assert bundle.steps == dict.fromkeys(("vocoder", "text_encoder", "reader", "reranker", "unet"), 2)
+    assert card.count(" M | 2 |") == 5 and card.count(" M | 4 |") == 2
     assert "title/0" in card and "someone" in card and "audio/2.flac" not in card  # valid recordings did not train it
     monkeypatch.chdir(tmp_path)
     assert sample.main(["--prompt", "rain on my left", "--bundle", "bundle", "--out", "rain.wav"]) == 0

@@ -1,10 +1,13 @@
-"""Classifier-free guidance with a scale and a condition for each branch, over all noise levels or some."""
+"""Guidance: classifier-free, with a scale and a condition for each branch, and by a network that knows the events."""
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
+
+from dualspec_jax.diffusion.schedule import shift_prediction, split_prediction
 
 
 def guide(
@@ -60,6 +63,40 @@ def guide(
     if interval is None:
         return guided
     return lambda x_t, t: jax.lax.cond((interval[0] <= t[0]) & (t[0] <= interval[1]), guided, plain, x_t, t)
+
+
+def guide_to_event(
+    denoiser: Callable,
+    log_probability: Callable,
+    scale: float | Float[Array, ""],
+    alpha_bar: Float[Array, "S"] | np.ndarray,
+    prediction: str,
+    is_content: Bool[Array, "C"],
+) -> Callable:
+    """Return (x_t, t) -> the denoiser's output with the clean content moved to where the event is more probable.
+
+    Args:
+      denoiser: (x_t, t) -> output, other guidance included.
+      log_probability: clean latents [B, t, f, C] -> log of the probability of the event that is asked for [B].
+      scale: length of the move, in root mean squares of the clean content, while the event is improbable; the move is
+        shorter in proportion to 1 - probability. 0 leaves the output as it is.
+      prediction: what the denoiser returns, "v" or "eps".
+      is_content: channels that may move.
+
+    Source: a classifier's gradient as guidance, Dhariwal and Nichol 2021 (arXiv:2105.05233); at the predicted clean
+    latents, where the classifier was trained, Bansal et al. 2023 (arXiv:2302.07121). The length of the move is ours.
+    """
+
+    def guided(x_t, t):
+        output = denoiser(x_t, t)
+        x0, _ = split_prediction(alpha_bar, x_t, output, t, prediction)
+        found, pull_back = jax.vjp(log_probability, x0)
+        gradient = jnp.where(is_content, pull_back(jnp.ones_like(found))[0], 0.0)
+        size = lambda x: jnp.sqrt(jnp.mean(jnp.where(is_content, x, 0.0) ** 2, axis=(1, 2, 3), keepdims=True))
+        length = scale * (1.0 - jnp.exp(found))[:, None, None, None] * size(x0)
+        return shift_prediction(alpha_bar, output, length * gradient / (size(gradient) + 1e-12), t, prediction)
+
+    return guided
 
 
 def _deviation(x: Float[Array, "B t f C"], group: Bool[Array, "C"]) -> Float[Array, "B 1 1 C"]:

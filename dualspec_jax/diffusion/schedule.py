@@ -63,6 +63,12 @@ def split_prediction(alpha_bar, x_t, output, t, prediction: str) -> tuple[Array,
     return (x_t - noise * output) / signal, output
 
 
+def shift_prediction(alpha_bar, output, shift, t, prediction: str) -> Float[Array, "B t f C"]:
+    """Return the output, "v" or "eps", whose x0 by `split_prediction` lies `shift` away from that of `output`."""
+    signal, noise = _signal_noise(alpha_bar, t)
+    return output - (1.0 if prediction == "v" else signal) * shift / noise
+
+
 def min_snr_weight(alpha_bar, t, gamma: float, prediction: str) -> Float[Array, "B"]:
     """Return the loss weight min(SNR, gamma) in terms of x0, converted for the prediction.
 

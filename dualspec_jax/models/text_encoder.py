@@ -141,14 +141,20 @@ class DirectionReader(nn.Module):
       azimuths: directions told apart.
       queries: of the attention; each gives one mean of the features.
       hidden: width of the layer behind it.
+      width: tokens, an odd number, that a convolution first joins to one feature: "right in front" is not "front
+        right". 0 leaves it out.
     """
 
     azimuths: int
     queries: int
     hidden: int
+    width: int = 0
 
     @nn.compact
     def __call__(self, features: Float[Array, "B L D"], mask: Bool[Array, "B L"]) -> Float[Array, "B K"]:
+        if self.width:
+            joined = nn.Conv(features.shape[-1], (self.width,), name="join")(features * mask[..., None])
+            features = jnp.concatenate([features, nn.silu(joined)], axis=-1)
         scores = nn.Dense(self.queries, name="queries")(features) + jnp.where(mask, 0.0, -1e9)[..., None]
         picked = jnp.einsum("blq,bld->bqd", jax.nn.softmax(scores, axis=1), features)
         hidden = nn.silu(nn.Dense(self.hidden, name="hidden")(picked.reshape(len(picked), -1)))

@@ -28,7 +28,8 @@ def tiny_config() -> ConfigDict:
     c.vocoder.update(channels=8, layers=1, hidden=16, mel_iters=2, discriminator_channels=(4, 4))
     c.classifier.hidden = (8, 8)
     c.localiser.update(azimuths=36, hidden=(8,))
-    c.reader.update(azimuths=36, queries=2, hidden=8)
+    c.reader.update(azimuths=36, queries=2, hidden=8, width=3)
+    c.reranker.update(channels=(8, 8), hidden=8, norm_groups=4)
     for task in config_lib.TASKS:
         c.train[task].update(batch_size=4, steps=2, log_every=1, eval_every=2, eval_batches=1, save_every=2)
     config_lib.validate(c)
@@ -42,7 +43,7 @@ def tiny_tokenizer(config: ConfigDict):
 
 
 def save_tiny_bundle(path: Path, config: ConfigDict | None = None, steps: dict[str, int] | None = None) -> str:
-    """Write a bundle of random weights; return its digest."""
+    """Write a bundle of random weights, with a reranker if its text encoder names events; return its digest."""
     c = tiny_config() if config is None else config
     key = jax.random.key(0)
     t, f, channels = networks.latent_shape(c)
@@ -60,6 +61,8 @@ def save_tiny_bundle(path: Path, config: ConfigDict | None = None, steps: dict[s
         "vocoder": init(networks.make_vocoder(c), mel[..., 0], stft[..., 0]),
         "unet": init(networks.make_unet(c.unet), latent, one, text, ids > -1, one, one > 0),
     }
+    if c.text.event_codes:
+        params["reranker"] = init(networks.make_reranker(c), latent[..., : c.mel_vae.latent_channels])
     rng, size = np.random.default_rng(0), f * c.stft_vae.latent_channels
     scenes = rng.normal(size=(MIN_SCENES, size)) * np.geomspace(1e-3, 1.0, size)
     params["direction"] = fit_direction_prior(scenes, rng.uniform(0, 360, MIN_SCENES), 4)

@@ -152,15 +152,26 @@ def test_without_words_only_the_code_is_left(built, coded):
     np.testing.assert_array_equal(features[1], jnp.broadcast_to(features[1, :1], features[1].shape))
 
 
-def test_reader_tells_directions_and_none_and_masked_tokens_do_not_matter():
+@pytest.mark.parametrize("width", [0, 3])
+def test_reader_tells_directions_and_none_and_masked_tokens_do_not_matter(width):
     features = jax.random.normal(jax.random.key(3), (*IDS.shape, 16))
-    reader = DirectionReader(azimuths=36, queries=3, hidden=8)
+    reader = DirectionReader(azimuths=36, queries=3, hidden=8, width=width)
     params = draw_params(reader, features, MASK)
     logits = reader.apply(params, features, MASK)
     assert logits.shape == (2, 37)
     junk = jnp.where(MASK[..., None], features, 9.0)
     np.testing.assert_allclose(reader.apply(params, junk, MASK), logits, atol=1e-5)
     assert float(jnp.max(jnp.abs(reader.apply(params, features[:, ::-1], MASK) - logits))) > 1e-3
+
+
+@pytest.mark.parametrize(("width", "matters"), [(0, False), (3, True)])
+def test_the_order_of_features_matters_to_a_reader_that_joins_them(width, matters):
+    features = jax.random.normal(jax.random.key(3), (1, 6, 16))
+    mask = jnp.ones((1, 6), bool)
+    reader = DirectionReader(azimuths=36, queries=3, hidden=8, width=width)
+    params = draw_params(reader, features, mask)
+    change = jnp.abs(reader.apply(params, features[:, ::-1], mask) - reader.apply(params, features, mask)).max()
+    assert (change > 1e-3) == matters
 
 
 def test_direction_is_the_mean_around_the_peak():
