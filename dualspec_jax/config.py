@@ -203,7 +203,7 @@ def default() -> ConfigDict:
             guidance_rescale=0.7,  # of the standard deviation, see diffusion.guidance
             reword=True,  # new words for a known sound become its label; False for a model of several sources
             tries=3,  # at most, at a clip that comes out silent or less probably the named event than `accept`
-            event_guidance=0.2,  # pull of the reranker towards the named event, see diffusion.guidance.guide_to_event
+            event_guidance=0.5,  # pull of the reranker towards the named event, see diffusion.guidance.guide_to_event
             accept=0.5,  # probability by the reranker from which a clip is kept at once; 0 keeps all
             direction_noise=0.25,  # how wrong the generated direction is taken to be, see diffusion.direction_prior
         )

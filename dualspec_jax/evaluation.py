@@ -120,22 +120,21 @@ class ClipStore:
         if missing:
             self.generator.compile()
         rate = self.generator.bundle.config.audio.sample_rate
-        for batch in _batches(missing, self.generator.batch_size, f"generate {name}"):
-            start = time.perf_counter()
-            requests = [
-                Request(
-                    p.text,
-                    self.seed + p.index,
-                    p.azimuth_deg if p.style == "numeric" else None,
-                    text_only=self.text_only,
-                )
-                for p in batch
-            ]
-            for prompt, waveform in zip(batch, self.generator(requests), strict=True):
-                write_wav(self.path(prompt), waveform * np.float32(peak_gain(waveform)), rate)
-            timing["clips"] += len(batch)
-            timing["seconds"] += time.perf_counter() - start
-            text = json.dumps(timing)
+        requests = [
+            Request(
+                p.text,
+                self.seed + p.index,
+                p.azimuth_deg if p.style == "numeric" else None,
+                text_only=self.text_only,
+            )
+            for p in missing
+        ]
+        start, clips = time.perf_counter(), zip(missing, self.generator(requests), strict=True)
+        for prompt, waveform in tqdm(clips, f"generate {name}", len(missing), unit="clip", disable=not missing):
+            write_wav(self.path(prompt), waveform * np.float32(peak_gain(waveform)), rate)
+            now = time.perf_counter()
+            timing = {"clips": timing["clips"] + 1, "seconds": timing["seconds"] + now - start}
+            start, text = now, json.dumps(timing)
             write_atomically(timing_path, lambda f, text=text: f.write(text.encode()))
         return timing["seconds"] / timing["clips"] if timing["clips"] else float("nan")
 

@@ -349,6 +349,12 @@ class ClipMaker:
         Raises:
           ValueError: see `check`; the device's memory does not hold a batch.
         """
+        return list(self.iterate(requests, callback))
+
+    def iterate(
+        self, requests: Sequence[Request], callback: Callable[[int, int], None] | None = None
+    ) -> Iterator[Clip]:
+        """Yield one clip per request, in order, as they are made; see `__call__`."""
         checked = [self.check(request) for request in requests]
         candidates = [
             replace(request, seed=(request.seed + j * _NEXT_SEED) % 2**32)
@@ -356,12 +362,10 @@ class ClipMaker:
             for j in range(self.best_of)
         ]
         waveforms = self.generator(candidates, callback)
-        clips = []
         for i, (request, scene) in enumerate(checked):
             mine = candidates[i * self.best_of : (i + 1) * self.best_of]
             made = [self._finish(request, candidate, scene, next(waveforms)) for candidate in mine]
-            clips.append(min(made, key=lambda clip: badness(clip.measured)))
-        return clips
+            yield min(made, key=lambda clip: badness(clip.measured))
 
     def _finish(self, request: Request, candidate: Request, scene: Scene, waveform: np.ndarray) -> Clip:
         """Cut, normalise and measure a generated waveform."""

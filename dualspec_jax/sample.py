@@ -21,6 +21,7 @@ from dualspec_jax.wav import FORMATS, atomic_file, suffix_of
 
 _START = time.perf_counter()
 MANIFEST = "manifest.jsonl"
+TOGETHER = 4  # batches asked for at once: clips that are made again then fill batches with new ones
 SUFFIXES = (".wav", ".flac")
 
 
@@ -265,13 +266,11 @@ class Run:
             if problem:
                 self._fail(task, problem, note)
                 bar.update()
-            if len(batch) == self.args.batch_size:
-                self._make_batch(batch, note)
-                bar.update(len(batch))
+            if len(batch) == self.args.batch_size * (TOGETHER if self.args.batch_size > 1 else 1):
+                self._make_batches(batch, bar, note)
                 batch = []
         if batch:
-            self._make_batch(batch, note)
-            bar.update(len(batch))
+            self._make_batches(batch, bar, note)
 
     def _skips(self, task: Task, note) -> bool:
         if not (self.args.skip_existing and is_done(task.path, self.maker.identity(task.request))):
@@ -288,14 +287,15 @@ class Run:
         self.counts["failed"] += 1
         note(status="failed", error=problem, **_entry(task))
 
-    def _make_batch(self, batch: list[Task], note) -> None:
-        for task in batch:
+    def _make_batches(self, tasks: list[Task], bar, note) -> None:
+        for task in tasks:
             self._comment(task.request)
-        start = time.perf_counter()
-        clips = run_interruptibly(self.maker, [task.request for task in batch])
-        made = time.perf_counter()
-        self.seconds["make"] += made - start
-        for task, clip in zip(batch, clips, strict=True):
+        clips = self.maker.iterate([task.request for task in tasks])
+        for task in tasks:
+            start = time.perf_counter()
+            clip = run_interruptibly(next, clips)
+            made = time.perf_counter()
+            self.seconds["make"] += made - start
             _make_folder(task.path.parent)
             clip.save(task.path, self.args.format)
             self.counts["made"] += 1
@@ -309,7 +309,8 @@ class Run:
                 written.append(target)
             if self.args.prompts_file is None:
                 print(*written, sep="\n")
-        self.seconds["write"] += time.perf_counter() - made
+            self.seconds["write"] += time.perf_counter() - made
+            bar.update()
 
     def _comment(self, request: Request) -> None:
         from dualspec_jax.spatial.sounds import match_sound
@@ -338,7 +339,7 @@ class Run:
             f"sample and write {seconds['make'] + seconds['write']:.1f} s" + "".join(f"; {text}" for text in rest)
         )
         if self.args.profile:
-            inner = {name: stages[name] for name in ("encode", "sample", "decode", "vocode")}
+            inner = {name: stages[name] for name in ("encode", "sample", "rank", "decode", "vocode")}
             measure = {"measure": seconds["make"] - sum(inner.values())}
             table = {n: seconds[n] for n in ("import", "load")} | {"compile": stages["compile"]} | inner | measure
             table["write"] = seconds["write"]

@@ -238,10 +238,14 @@ def ranked(tmp_path_factory):
     return load_bundle(path)
 
 
-def test_the_most_probable_of_the_tries_is_kept(ranked, monkeypatch):
+@pytest.fixture(scope="module")
+def ranker(ranked):
+    return Generator(ranked, batch_size=2)
+
+
+def test_the_most_probable_of_the_tries_is_kept(ranker, monkeypatch):
     """Whatever is made together with it; `accept` and `tries` end the search."""
     prompts = [Request("rain", seed) for seed in range(5)]
-    plain = Generator(ranked, batch_size=2, tries=1)
     candidates = {}
     make = Generator._make
 
@@ -252,7 +256,7 @@ def test_the_most_probable_of_the_tries_is_kept(ranked, monkeypatch):
         return clips, ranks
 
     monkeypatch.setattr(Generator, "_make", noted)
-    never = plain.with_settings(accept=1.0, tries=3)
+    never = ranker.with_settings(accept=1.0, tries=3)
     clips = list(never(prompts))
     tries = [[(r.seed + k * NEXT_TRY) % 2**32 for k in range(3)] for r in prompts]
     assert set(candidates) == {seed for seeds in tries for seed in seeds}
@@ -263,7 +267,7 @@ def test_the_most_probable_of_the_tries_is_kept(ranked, monkeypatch):
     candidates.clear()
     assert one(never, prompt="rain", seed=3).tobytes() == clips[3].tobytes() and len(candidates) == 3
     limit = float(np.median(ranks[:, 0]))
-    early = list(plain.with_settings(accept=limit, tries=2)(prompts))
+    early = list(ranker.with_settings(accept=limit, tries=2)(prompts))
     for clip, seeds, rank in zip(early, tries, ranks, strict=True):
         best = 0 if rank[0] >= limit else int(np.argmax(rank[:2]))
         assert clip.tobytes() == candidates[seeds[best]][1]
@@ -277,25 +281,26 @@ def test_a_clip_is_ranked_by_the_event_that_its_words_name(ranked):
         for part, layer, size, i in (("text_encoder", "event", 4, named), ("reranker", "out", 3, heard)):
             params[part][layer] = {"kernel": 0.0 * params[part][layer]["kernel"]} | sure(size, i)
         maker = Generator(dataclasses.replace(ranked, params=params))
-        assert maker.accept == 0.5
-        np.testing.assert_allclose(maker._make([Request("rain")], None)[1], expected, atol=1e-6)
+        params, inputs, _ = maker._arguments([Request("rain")])
+        _, carry, events = maker._run("encode", params, inputs)
+        found = maker._run("rank", params["reranker"], carry[0], events)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_a_bundle_without_a_reranker_says_so(bundle, ranked):
+def test_a_bundle_without_a_reranker_says_so(bundle, ranked, ranker):
     assert (Generator(bundle).accept, Generator(bundle).event_guidance) == (0.0, 0.0)
     for name in ("accept", "event_guidance"):
         with pytest.raises(ValueError, match=f"{name} = 0.5: the bundle .* has no reranker"):
             Generator(bundle, **{name: 0.5})
     without = dataclasses.replace(ranked, params={k: v for k, v in ranked.params.items() if k != "reranker"})
-    plain = one(Generator(ranked, accept=0.0, event_guidance=0.0))
-    np.testing.assert_allclose(one(Generator(without)), plain, atol=2e-3 * np.abs(plain).max())
+    plain = one(ranker.with_settings(accept=0.0, event_guidance=0.0))
+    same = one(Generator(without, batch_size=2))
+    np.testing.assert_allclose(same, plain, atol=2e-3 * np.abs(plain).max())
 
 
-def test_guidance_to_the_event_makes_it_more_probable(ranked):
+def test_guidance_to_the_event_makes_it_more_probable(ranker):
     requests = [Request("rain", seed) for seed in range(2)]
-    ranks = [
-        Generator(ranked, batch_size=2, accept=0.5, event_guidance=pull)._make(requests, None)[1] for pull in (0.0, 0.5)
-    ]
+    ranks = [ranker.with_settings(event_guidance=pull)._make(requests, None)[1] for pull in (0.0, 0.5)]
     assert (ranks[0] + 1e-3 < ranks[1]).all()
 
 

@@ -140,13 +140,13 @@ def test_memory_does_not_grow_with_the_number_of_prompts(run, tmp_path, monkeypa
     """Ten times the prompts; the model makes one clip that then serves for all: the rest reads, checks and writes."""
     from dualspec_jax.pipeline import ClipMaker
 
-    make, first, peaks = ClipMaker.__call__, [], []
+    make, first, peaks = ClipMaker.iterate, [], []
 
     def repeat(self, requests, callback=None):
         first.extend([] if first else make(self, requests[:1]))
-        return first * len(requests)
+        return iter(first * len(requests))
 
-    monkeypatch.setattr(ClipMaker, "__call__", repeat)
+    monkeypatch.setattr(ClipMaker, "iterate", repeat)
     for count in (8, 200, 2000):
         (tmp_path / "p.txt").write_text("rain on my left\n" * count)
         tracemalloc.start()
@@ -161,7 +161,7 @@ def test_interrupt_leaves_whole_clips_and_no_manifest(run, tmp_path, monkeypatch
     (tmp_path / "p.txt").write_text("rain\na dog\nwind\n")
     from dualspec_jax.pipeline import ClipMaker
 
-    make, calls = ClipMaker.__call__, []
+    make, calls = ClipMaker.iterate, []
 
     def interrupted(self, *args):
         calls.append(args)
@@ -169,7 +169,7 @@ def test_interrupt_leaves_whole_clips_and_no_manifest(run, tmp_path, monkeypatch
             raise KeyboardInterrupt
         return make(self, *args)
 
-    monkeypatch.setattr(ClipMaker, "__call__", interrupted)
+    monkeypatch.setattr(ClipMaker, "iterate", interrupted)
     status, _, err = run("--prompts-file", "p.txt", "--out", "o")
     assert status == 130 and "--skip-existing goes on" in err
     assert sorted(p.name for p in (tmp_path / "o").iterdir()) == ["rain_seed0.json", "rain_seed0.wav"]
@@ -213,7 +213,7 @@ def test_hrtf_of_the_measurement_is_chosen(run, tmp_path):
 def test_profile_adds_up(run):
     status, out, _ = run("--prompt", PROMPT, "--out", "a.wav", "--profile")
     lines = [line.split() for line in out.splitlines() if re.fullmatch(r" *[a-z]+ +-?\d+\.\d\d s", line)]
-    names = ["import", "load", "compile", "encode", "sample", "decode", "vocode", "measure", "write", "other"]
+    names = ["import", "load", "compile", "encode", "sample", "rank", "decode", "vocode", "measure", "write", "other"]
     assert status == 0 and [line[0] for line in lines] == names
 
 
