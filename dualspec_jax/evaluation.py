@@ -117,8 +117,9 @@ class ClipStore:
         timing_path = self.folder / f"timing_{name}.json"
         timing = json.loads(timing_path.read_text()) if timing_path.is_file() else {"clips": 0, "seconds": 0.0}
         missing = [p for p in prompts if not self.path(p).is_file()]
-        if missing:
-            self.generator.compile()
+        if not missing:
+            return timing["seconds"] / timing["clips"] if timing["clips"] else float("nan")
+        self.generator.compile()
         rate = self.generator.bundle.config.audio.sample_rate
         requests = [
             Request(
@@ -130,13 +131,13 @@ class ClipStore:
             for p in missing
         ]
         start, clips = time.perf_counter(), zip(missing, self.generator(requests), strict=True)
-        for prompt, waveform in tqdm(clips, f"generate {name}", len(missing), unit="clip", disable=not missing):
+        for prompt, waveform in tqdm(clips, f"generate {name}", len(missing), unit="clip"):
             write_wav(self.path(prompt), waveform * np.float32(peak_gain(waveform)), rate)
             now = time.perf_counter()
             timing = {"clips": timing["clips"] + 1, "seconds": timing["seconds"] + now - start}
             start, text = now, json.dumps(timing)
             write_atomically(timing_path, lambda f, text=text: f.write(text.encode()))
-        return timing["seconds"] / timing["clips"] if timing["clips"] else float("nan")
+        return timing["seconds"] / timing["clips"]
 
 
 def measure_generated(judge: ClipJudge, store: ClipStore, prompts: Sequence[Prompt], name: str) -> list[dict]:
