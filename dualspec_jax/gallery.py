@@ -124,8 +124,8 @@ def make_gallery(folder: Path, bundle: Any, hrtf: Any, prompts: tuple[str, ...] 
             f"![spectrograms, ITD and ILD](gallery/{i:02d}.png)\n"
         )
     head = (
-        "# Gallery\n\nTwelve prompts, words alone, one seed each: nothing was chosen by hand. Left ear over right ear; beside "
-        "them the interaural time and level differences of windows of 0.32 s, with those of the head in the asked "
+        "# Gallery\n\nTwelve prompts, words alone, one seed each: nothing was chosen by hand. Left ear over right ear; "
+        "beside them the interaural time and level differences of windows of 0.32 s, with those of the head in the asked "
         f"direction as a grey line. The head: {hrtf.name}; another than the "
         f"model's own mirrors some directions, front to back. Bundle `{bundle.digest[:12]}`; made by "
         "`python -m dualspec_jax.gallery`.\n\n"

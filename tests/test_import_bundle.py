@@ -25,14 +25,24 @@ def bundle(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def workdir(bundle, tmp_path_factory):
+def whole(tmp_path_factory):
+    """(bundle, config) with every part that a bundle can have."""
+    config, path = tiny_config(), tmp_path_factory.mktemp("whole") / "tiny"
+    config.text.event_codes = 150
+    save_tiny_bundle(path, config)
+    return load_bundle(path), config
+
+
+@pytest.fixture(scope="module")
+def workdir(whole, tmp_path_factory):
     folder = tmp_path_factory.mktemp("work") / "w"
-    import_bundle(tiny_config(), folder, bundle)
+    import_bundle(whole[1], folder, whole[0])
     return folder
 
 
 @pytest.mark.parametrize("which", ["params", "ema_params"])
-def test_checkpoints_hold_the_parameters_of_the_bundle(bundle, workdir, which):
+def test_checkpoints_hold_the_parameters_of_the_bundle(whole, workdir, which):
+    bundle, _ = whole
     for task, part in TASKS.items():
         params, _ = load_params(workdir / task, which)
         assert latest_step(workdir / task) == 0
@@ -43,8 +53,8 @@ def test_checkpoints_hold_the_parameters_of_the_bundle(bundle, workdir, which):
     )
 
 
-def test_training_goes_on_from_the_bundle(bundle, workdir):
-    config = tiny_config()
+def test_training_goes_on_from_the_bundle(whole, workdir):
+    bundle, config = whole[0], whole[1].copy_and_resolve_references()
     config.train.text_encoder.update(lr=1e-6, warmup_steps=1)  # so small that the weights stay near the bundle's
     state = train(config, make_task(config, "text_encoder", workdir), workdir)
     assert int(state.step) == config.train.text_encoder.steps

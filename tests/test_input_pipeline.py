@@ -139,10 +139,11 @@ def test_seed_decides_the_batches(batches, task):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_validation_is_finite_ordered_and_full(config, batches, task):
-    split = "train" if task == "diffusion" else "valid"
+    on_latents = ("diffusion", "reranker")
+    split = "train" if task in on_latents else "valid"
     config.data.num_threads = 2
     passes = [list(batches(task, split, train=False)) for _ in range(2)]
-    n = {"localiser": 256, "text_encoder": 512, "diffusion": 3}.get(task, 1)
+    n = {"localiser": 256, "text_encoder": 512, **dict.fromkeys(on_latents, 3)}.get(task, 1)
     assert len(passes[0]) == n  # 3 scenes, 2048 captions, 10 latents in batches of 4
     for first, second in zip(*passes, strict=True):
         for name, value in first.items():
