@@ -125,8 +125,8 @@ def make_gallery(folder: Path, bundle: Any, hrtf: Any, prompts: tuple[str, ...] 
         )
     head = (
         "# Gallery\n\nTwelve prompts, words alone, one seed each: nothing was chosen by hand. Left ear over right ear; "
-        "beside them the interaural time and level differences of windows of 0.32 s, with those of the head in the asked "
-        f"direction as a grey line. The head: {hrtf.name}; another than the "
+        "beside them the interaural time and level differences of windows of 0.32 s, with those of the head in the "
+        f"asked direction as a grey line. The head: {hrtf.name}; another than the "
         f"model's own mirrors some directions, front to back. Bundle `{bundle.digest[:12]}`; made by "
         "`python -m dualspec_jax.gallery`.\n\n"
     )
