@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from dualspec_jax import losses, networks
+from dualspec_jax import networks, recognition_losses
 from dualspec_jax.clip_bank import ClipBank
 from dualspec_jax.input_pipeline import make_batches
 from dualspec_jax.ops.texture import texture_statistics
@@ -49,7 +49,7 @@ def classifier_task(config: ConfigDict, workdir: Path) -> Task:
         logits, _ = apply(params, batch["mel"])
         return {"accuracy": jnp.mean(jnp.argmax(logits, axis=-1) == batch["label"])}
 
-    loss_fn = losses.classifier_loss(apply, num_labels, c.augment)
+    loss_fn = recognition_losses.classifier_loss(apply, num_labels, c.augment)
     return Task("classifier", init, loss_fn, eval_fn, batches, None, error=lambda metrics: -metrics["accuracy"])
 
 
@@ -68,8 +68,8 @@ def localiser_task(config: ConfigDict, workdir: Path) -> Task:
         return model.apply({"params": params}, statistics)
 
     c = config.localiser
-    loss_fn = losses.localiser_loss(apply, c.azimuths, c.label_std_deg)
-    valid_loss = losses.localiser_loss(plain, c.azimuths, c.label_std_deg)
+    loss_fn = recognition_losses.localiser_loss(apply, c.azimuths, c.label_std_deg)
+    valid_loss = recognition_losses.localiser_loss(plain, c.azimuths, c.label_std_deg)
 
     def eval_fn(params, batch, key):
         loss, metrics = valid_loss(params, batch, key)

@@ -11,13 +11,13 @@ import numpy as np
 
 from dualspec_jax import losses, networks
 from dualspec_jax.bundle import Bundle
-from dualspec_jax.generate import make_synthesis
 from dualspec_jax.ops.binaural import spatial_features
 from dualspec_jax.ops.mel import log_mel, mel_filters
 from dualspec_jax.ops.stft import stft
 from dualspec_jax.spatial.echo import render_in_room, room_response
 from dualspec_jax.spatial.hrtf import Hrtf
 from dualspec_jax.spatial.scene import fit_event, load_clip, render
+from dualspec_jax.stages import make_synthesis
 from dualspec_jax.vocoders import vocoder_params
 from dualspec_jax.wav import peak_gain
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from dualspec_jax import losses, networks
+from dualspec_jax import networks, recognition_losses
 from dualspec_jax.input_pipeline import make_batches
 from dualspec_jax.task import Model, Task, loss_of_metrics, no_frozen, shape_of
 
@@ -31,7 +31,7 @@ def reranker_model(config: ConfigDict, latent_mean=0.0, latent_std=1.0, train: b
     def apply(params, latent, **kwargs):
         return reranker.apply({"params": params}, latent, **kwargs)
 
-    loss_fn = losses.reranker_loss(apply, latent_mean, latent_std, r.latent_noise, r.mixing, train=train)
+    loss_fn = recognition_losses.reranker_loss(apply, latent_mean, latent_std, r.latent_noise, r.mixing, train=train)
     return Model(init, loss_fn, no_frozen, {"latent": latent, "label": shape_of(dtype=jnp.int32)}, reranker)
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from dualspec_jax import losses, networks
+from dualspec_jax import losses, networks, recognition_losses
 from dualspec_jax.input_pipeline import make_batches
 from dualspec_jax.models.text_encoder import CaptionHeads
 from dualspec_jax.scene_source import known_labels
@@ -89,7 +89,7 @@ def reader_model(config: ConfigDict) -> Model:
         features = encoder.apply({"params": encoder_params}, token_ids, text_mask)
         return reader.apply({"params": params}, jax.lax.stop_gradient(features), text_mask)
 
-    loss_fn = losses.reader_loss(apply, r.azimuths, r.label_std_deg)
+    loss_fn = recognition_losses.reader_loss(apply, r.azimuths, r.label_std_deg)
     return Model(init, loss_fn, init_frozen, _caption_batch(length), reader)
 
 

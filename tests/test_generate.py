@@ -8,8 +8,9 @@ from tiny import save_tiny_bundle, tiny_config
 
 from dualspec_jax.bundle import load_bundle
 from dualspec_jax.config import VOCODERS
-from dualspec_jax.generate import NEXT_TRY, Generator, make_synthesis
+from dualspec_jax.generate import NEXT_TRY, Generator
 from dualspec_jax.prompts import Request
+from dualspec_jax.stages import make_synthesis
 
 
 @pytest.fixture(scope="module")
@@ -333,7 +334,7 @@ def test_phases_of_diffuse_sound_are_drawn_above_the_fine_structure_only(bundle,
     clips = []
     for factor in (1.0, 0.0):
         drawn = lambda key, *size, factor=factor: factor * jax.random.normal(key, size)
-        monkeypatch.setattr("dualspec_jax.generate.phase_noise", drawn)
+        monkeypatch.setattr("dualspec_jax.stages.phase_noise", drawn)
         clips.append(np.asarray(make_synthesis(config, "griffin_lim")({}, mel, features, keys))[0])
     changed, size = (np.abs(np.fft.rfft(x, axis=0)) ** 2 for x in (clips[0] - clips[1], clips[1]))
     cut = int(1300 / 8000 * len(size))

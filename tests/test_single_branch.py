@@ -5,13 +5,13 @@ import pytest
 from tiny import tiny_config
 
 from dualspec_jax import metrics
-from dualspec_jax.generate import make_synthesis
 from dualspec_jax.ops.binaural import spatial_features
 from dualspec_jax.ops.mel import log_mel, mel_filterbank
 from dualspec_jax.ops.stft import stft
 from dualspec_jax.single_branch import branch_of
 from dualspec_jax.spatial.hrtf import spherical_head
 from dualspec_jax.spatial.scene import render
+from dualspec_jax.stages import make_synthesis
 
 
 def config(mel_weight, stft_weight):
