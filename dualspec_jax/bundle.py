@@ -14,12 +14,8 @@ from dualspec_jax.tokenizer import Tokenizer, load_tokenizer
 
 EMBEDDED = Path(__file__).parent / "embedded"
 PARTS = ("mel_vae", "stft_vae", "text_encoder", "unet")
-MORE_PARTS = (
-    "vocoder",
-    "direction",
-    "reader",
-    "reranker",
-)  # it can do without; `diffusion.direction_prior` is the second
+# It can do without these; the second is that of `diffusion.direction_prior`.
+MORE_PARTS = ("vocoder", "direction", "reader", "reranker")
 FORMAT = 1
 
 

@@ -180,10 +180,9 @@ def export(config: ConfigDict, workdir: Path, out: Path, data: Path) -> str:
     params["text_encoder"] = params["text_encoder"]["encoder"]
     if (step := latest_step(workdir / "vocoder")) is not None:
         params["vocoder"], steps["vocoder"] = load_params(workdir / "vocoder")[0]["generator"], step
-    if (step := latest_step(workdir / "reader")) is not None:
-        params["reader"], steps["reader"] = load_params(workdir / "reader")[0], step
-    if (step := latest_step(workdir / "reranker")) is not None:
-        params["reranker"], steps["reranker"] = load_params(workdir / "reranker")[0], step
+    for part in ("reader", "reranker"):
+        if (step := latest_step(workdir / part)) is not None:
+            params[part], steps[part] = load_params(workdir / part)[0], step
     steps = total_steps(workdir, steps)
     latents_dir = Path(config.data.latents_dir or workdir / "latents")
     meta_path = latents_dir / "train" / "meta.json"

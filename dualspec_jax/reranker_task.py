@@ -1,4 +1,4 @@
-"""Task reranker: which event a Mel latent holds, to choose among the sampler's tries (`generate.Generator`)."""
+"""Task reranker: which event a Mel latent holds, to lead the sampler and choose among its tries."""
 
 import json
 from pathlib import Path
