@@ -27,7 +27,7 @@ from ml_collections import ConfigDict, config_flags
 from dualspec_jax import compile_cache, networks, pretrained
 from dualspec_jax.chips import CHIPS
 from dualspec_jax.command_line import run
-from dualspec_jax.config import validate
+from dualspec_jax.config_rules import validate
 from dualspec_jax.diffusion.guidance import guide
 from dualspec_jax.diffusion.schedule import make_alpha_bar
 from dualspec_jax.diffusion.solvers import sample_latent

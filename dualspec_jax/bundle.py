@@ -10,12 +10,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dualspec_jax import config as config_lib
+from dualspec_jax.config_rules import validate
 from dualspec_jax.tokenizer import Tokenizer, load_tokenizer
 
 EMBEDDED = Path(__file__).parent / "embedded"
 PARTS = ("mel_vae", "stft_vae", "text_encoder", "unet")
 # It can do without these; the second is that of `diffusion.direction_prior`.
-MORE_PARTS = ("vocoder", "direction", "reader", "reranker")
+MORE_PARTS = ("vocoder", "direction", "reader", "event_guide", "listener")
 FORMAT = 1
 
 
@@ -116,7 +117,7 @@ def save_bundle(
     (partial / "tokenizer.json").write_text(tokenizer_json)
     (partial / "MODEL_CARD.md").write_text(model_card)
     names = [f"{part}.safetensors" for part in parts] + ["tokenizer.json"]
-    sections = ("audio", "mel_vae", "stft_vae", "vocoder", "text", "reader", "reranker")
+    sections = ("audio", "mel_vae", "stft_vae", "vocoder", "text", "reader", "event_guide", "listener")
     sections += ("unet", "diffusion", "sample", "sampler")
     content = {
         "format": FORMAT,
@@ -164,7 +165,7 @@ def load_bundle(path: str | Path | None = None) -> Bundle:
             for section, fields in content["config"].items():
                 for field, value in fields.items():
                     config[section][field] = tuple(value) if isinstance(value, list) else value
-        config_lib.validate(config)
+        validate(config)
         mean, std = np.float32(content["latent_mean"]), np.float32(content["latent_std"])
         labels, steps = tuple(content["labels"]), dict(content.get("steps", {}))
     except (KeyError, TypeError, ValueError) as e:

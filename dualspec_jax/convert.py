@@ -12,7 +12,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from dualspec_jax.command_line import run
-from dualspec_jax.config import validate
+from dualspec_jax.config_rules import validate
 
 
 def convert_to_checkpoint(config: ConfigDict, task: str, source: Path, workdir: Path) -> tuple[int, int]:

@@ -103,8 +103,10 @@ def pool_ears(mel: np.ndarray, pool: int) -> np.ndarray:
     return 0.5 * np.log(power)
 
 
-def _classifier_elements(config, *, split, seed, dataset, data_dir, train, **_) -> Elements:
-    every, pool = dataset_labels(config, data_dir), config.classifier.pool
+def _content_elements(config, *, task, split, seed, dataset, data_dir, train, **_) -> Elements:
+    """Pool both ears' log-mel; the label is of those the classifier's outputs stand for, or the text encoder's."""
+    labels_of = dataset_labels if task == "classifier" else known_labels
+    every, pool = labels_of(config, data_dir), config[task].pool
     seen: dict[int, dict[str, np.ndarray]] = {}  # decoding costs more than the network
 
     def read(source, index):
@@ -318,11 +320,12 @@ READ: Mapping[str, Callable[..., Elements]] = {
     "stft_vae": _crop_elements,
     "stft_decoder": _crop_elements,
     "vocoder": _wave_elements,
-    "classifier": _classifier_elements,
+    "classifier": _content_elements,
+    "listener": _content_elements,
     "localiser": _localiser_elements,
     "text_encoder": _text_elements,
     "reader": _text_elements,
-    "reranker": _event_latent_elements,
+    "event_guide": _event_latent_elements,
     "diffusion": _latent_elements,
 }
 RENDERED = dict.fromkeys(

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from dualspec_jax import compile_cache, networks
 from dualspec_jax.checkpoint import load_params
 from dualspec_jax.command_line import run
-from dualspec_jax.config import validate
+from dualspec_jax.config_rules import validate
 from dualspec_jax.latents import latents_folder
 from dualspec_jax.scene_source import SceneSource
 from dualspec_jax.sharding import batch_sharding, make_mesh, replicated

@@ -13,7 +13,7 @@ from dualspec_jax import __version__
 from dualspec_jax.bundle import save_bundle
 from dualspec_jax.checkpoint import latest_step, load_params
 from dualspec_jax.command_line import run
-from dualspec_jax.config import validate
+from dualspec_jax.config_rules import validate
 from dualspec_jax.diffusion.direction_prior import MIN_SCENES, fit_direction_prior
 from dualspec_jax.latents import load_latents
 from dualspec_jax.single_branch import branch_of
@@ -180,7 +180,7 @@ def export(config: ConfigDict, workdir: Path, out: Path, data: Path) -> str:
     params["text_encoder"] = params["text_encoder"]["encoder"]
     if (step := latest_step(workdir / "vocoder")) is not None:
         params["vocoder"], steps["vocoder"] = load_params(workdir / "vocoder")[0]["generator"], step
-    for part in ("reader", "reranker"):
+    for part in ("reader", "event_guide", "listener"):
         if (step := latest_step(workdir / part)) is not None:
             params[part], steps[part] = load_params(workdir / part)[0], step
     steps = total_steps(workdir, steps)

@@ -45,12 +45,12 @@ class Generator:
       eta: sampling noise of solver ddim, 0 to 1; above 0 it chooses that solver where none is named.
       vocoder: one of config.VOCODERS; see `vocoders.default_vocoder`.
       reword: whether new words for a known sound become its label, see `prompts.complete`.
-      event_guidance: how strongly the bundle's reranker pulls the content towards the sound its words name, see
+      event_guidance: how strongly the bundle's event guide pulls the content towards the sound its words name, see
         `diffusion.guidance.guide_to_event`; 0 is none.
       tries: at most so many at a clip that comes out silent (peak below metrics.SILENT_DBFS) or as another sound, each
         from other noise (`NEXT_TRY`); the best is kept. 1 leaves clips as they come.
-      accept: how probable it must be, by the bundle's reranker, that a clip is the sound its words name, for it to be
-        kept at once; see `models.reranker.log_agreement`. 0 tries again for silence only.
+      accept: how probable it must be, by the bundle's listener, that a clip is the sound its words name, for it to be
+        kept at once; see `models.event_network.log_agreement`. 0 tries again for silence only.
       batch_size: clips made at once. For all but this, None takes the bundle's default.
 
     Attributes:
@@ -91,8 +91,8 @@ class Generator:
         self.vocoder = default_vocoder(bundle)
         self.reword = bundle.config.sampler.reword
         self.tries = bundle.config.sampler.tries
-        self.accept = bundle.config.sampler.accept if "reranker" in bundle.params else 0.0
-        self.event_guidance = bundle.config.sampler.event_guidance if "reranker" in bundle.params else 0.0
+        self.accept = bundle.config.sampler.accept if "listener" in bundle.params else 0.0
+        self.event_guidance = bundle.config.sampler.event_guidance if "event_guide" in bundle.params else 0.0
         self.seconds: Counter[str] = Counter()
         self._functions = make_stages(bundle)
         self._compiled: dict[tuple, tuple] = {}
@@ -161,8 +161,8 @@ class Generator:
                 raise ValueError(f"{field} = {value!r}: must be one of {', '.join(names)}")
         for field, part, name in (
             ("direction_noise", "direction", "direction prior"),
-            ("accept", "reranker", "reranker"),
-            ("event_guidance", "reranker", "reranker"),
+            ("accept", "listener", "listener"),
+            ("event_guidance", "event_guide", "event guide"),
         ):
             if getattr(self, field) and part not in self.bundle.params:
                 where = f"the bundle {str(self.bundle.path)!r} has no {name}"
@@ -181,10 +181,10 @@ class Generator:
         condition, carry, events = self._prepare("encode", readers(params), inputs)[1]
         given = samplers(params), condition, carry, self._rows, inputs["seed"], events
         carry = self._prepare(self._sampler, *given, *control)[1]
-        if self._ranked:
-            self._prepare("rank", params["reranker"], carry[0], events)
         mel, features = self._prepare("decode", params, *self._placed(carry, condition))[1]
-        self._prepare(self.vocoder, params.get("vocoder", {}), mel, features, inputs["seed"])
+        waveforms = self._prepare(self.vocoder, params.get("vocoder", {}), mel, features, inputs["seed"])[1]
+        if self._ranked:
+            self._prepare("rank", params["listener"], waveforms, events)
 
     def __call__(
         self, requests: Sequence[Request], callback: Callable[[int, int], None] | None = None
@@ -241,11 +241,12 @@ class Generator:
             carry = self._run(self._sampler, *given, *control)
             if report:
                 report(i + 1)
+        mel, features = self._run("decode", params, *self._placed(carry, condition))
+        waveforms = self._run(self.vocoder, params.get("vocoder", {}), mel, features, inputs["seed"])
         ranks = np.ones(len(requests))
         if self._ranked:
-            ranks = np.array(self._run("rank", params["reranker"], carry[0], events))
-        mel, features = self._run("decode", params, *self._placed(carry, condition))
-        waveforms = np.asarray(self._run(self.vocoder, params.get("vocoder", {}), mel, features, inputs["seed"]))
+            ranks = np.asarray(self._run("rank", params["listener"], waveforms, events))
+        waveforms = np.asarray(waveforms)
         silent = np.array([metrics.peak_dbfs(w) < metrics.SILENT_DBFS for w in waveforms])
         return waveforms, np.where(silent, -1.0, ranks)
 

@@ -18,7 +18,7 @@ from dualspec_jax import compile_cache
 from dualspec_jax.bundle import Bundle, flatten, load_bundle, unflatten
 from dualspec_jax.checkpoint import latest_step
 from dualspec_jax.command_line import run
-from dualspec_jax.config import validate
+from dualspec_jax.config_rules import validate
 from dualspec_jax.loop import make_keys, save_start
 from dualspec_jax.tasks import make_model
 
@@ -28,7 +28,8 @@ TASKS = {  # -> part
     "vocoder": "vocoder",
     "text_encoder": "text_encoder",
     "reader": "reader",
-    "reranker": "reranker",
+    "event_guide": "event_guide",
+    "listener": "listener",
     "diffusion": "unet",
 }
 INSIDE = {"text_encoder": "encoder", "vocoder": "generator"}  # where a task's parameters hold the part, among others

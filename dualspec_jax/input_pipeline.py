@@ -32,10 +32,11 @@ def make_batches(
       stft_vae, stft_decoder  stft f32 [B, crop, F, 4]; whole clips with train=False
       vocoder       wave f32 [B, crop * hop] of one ear; the middle of a clip with train=False
       classifier    mel f32 [B, T / pool, M] of both ears' sum, label int32 [B]
+      listener      the same, label of `known_labels`
       localiser     statistics f32 [B, F, 4] (see `ops.interaural`), azimuth_deg f32 [B]; drawn, needs no data set
       text_encoder, reader  token_ids int32, text_mask bool [B, L], label int32 [B] (of `known_labels`; -1 = no event),
                     azimuth_deg f32 [B] (0 where has_direction is false), has_direction bool [B]
-      reranker      latent f32 [B, t, f, C of the Mel-VAE], label int32 [B] (of `known_labels`)
+      event_guide   latent f32 [B, t, f, C of the Mel-VAE], label int32 [B] (of `known_labels`)
       diffusion     latent f32 [B, t, f, C], token_ids, text_mask, azimuth_deg f32 [B], has_azimuth bool [B]
 
     The forms do not depend on `config.feeding.source`; with "render", clips of the bank are placed in drawn directions
@@ -44,10 +45,10 @@ def make_batches(
     Args:
       split: `train` or `valid`. The captions of text_encoder are drawn from the grammar; `valid` draws the held-out
         wordings of the events, where there are any.
-      data_dir: folder of the data set; None takes config.data.data_dir. For the VAEs and the classifier, and for the
-        labels of text_encoder and reranker.
+      data_dir: folder of the data set; None takes config.data.data_dir. For VAEs, classifier and listener, and for
+        the labels of text_encoder, event_guide and listener.
       tokenizer: for text_encoder and diffusion.
-      latents_dir: folder of cached latents of this split, for diffusion and reranker; see `dualspec_jax.encode`.
+      latents_dir: folder of cached latents of this split, for diffusion and event_guide; see `dualspec_jax.encode`.
       encode: (mel, stft) -> latents, for diffusion from rendered scenes.
       shard: (index, count) of this host: batch size is divided by count, and the hosts' parts, one after the other, are
         the batch that a single host would have.

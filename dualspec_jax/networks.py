@@ -5,8 +5,8 @@ from ml_collections import ConfigDict
 
 from dualspec_jax.models.classifier import EventClassifier
 from dualspec_jax.models.discriminator import PatchDiscriminator
+from dualspec_jax.models.event_network import EventNetwork
 from dualspec_jax.models.localiser import AzimuthNetwork
-from dualspec_jax.models.reranker import Reranker
 from dualspec_jax.models.text_encoder import DirectionReader, T5Encoder
 from dualspec_jax.models.unet import UNet
 from dualspec_jax.models.vae import AutoencoderKL
@@ -50,16 +50,30 @@ def make_reader(config: ConfigDict) -> DirectionReader:
     return DirectionReader(r.azimuths, r.queries, r.hidden, r.width)
 
 
-def make_reranker(config: ConfigDict) -> Reranker:
-    """Return the reranker of `config.reranker`, for the events of `config.text`.
+def make_event_guide(config: ConfigDict) -> EventNetwork:
+    """Return the event guide of `config.event_guide`, for the events of `config.text`.
 
     Raises:
       ValueError: the text encoder tells no events apart.
     """
-    r, codes = config.reranker, config.text.event_codes
+    return _event_network(config, "event_guide")
+
+
+def make_listener(config: ConfigDict) -> EventNetwork:
+    """Return the listener of `config.listener`, for the events of `config.text`.
+
+    Raises:
+      ValueError: the text encoder tells no events apart.
+    """
+    return _event_network(config, "listener", halve_first=True, peaks=True)
+
+
+def _event_network(config: ConfigDict, name: str, **kind) -> EventNetwork:
+    section, codes = config[name], config.text.event_codes
     if not codes:
-        raise ValueError("config.text.event_codes = 0: the reranker needs a text encoder that names the event")
-    return Reranker(codes - 1, tuple(r.channels), r.hidden, r.norm_groups, r.dropout)
+        raise ValueError(f"config.text.event_codes = 0: task {name} needs a text encoder that names the event")
+    sizes = tuple(section.channels), section.hidden, section.norm_groups, section.dropout
+    return EventNetwork(codes - 1, *sizes, **kind)
 
 
 def make_unet(section: ConfigDict, dtype: jnp.dtype = jnp.float32, remat: bool = False) -> UNet:

@@ -23,7 +23,7 @@ from ml_collections import ConfigDict, config_flags
 
 from dualspec_jax.chips import CHIPS
 from dualspec_jax.command_line import run
-from dualspec_jax.config import validate
+from dualspec_jax.config_rules import validate
 
 _COLLECTIVES = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
 _INSTRUCTION = re.compile(rf"= (.+?) ({_COLLECTIVES})(?:-start)?\(")

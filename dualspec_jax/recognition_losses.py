@@ -112,13 +112,13 @@ def augment_latents(latent: jax.Array, key: jax.Array, noise: float) -> jax.Arra
     return latent
 
 
-def reranker_loss(
+def event_guide_loss(
     apply: Callable, latent_mean, latent_std, noise: float, mixing: float, smoothing: float = 0.05, train: bool = True
 ):
     """Cross-entropy of the event, with augmented and mixed latents (Zhang et al. 2018, arXiv:1710.09412).
 
     Args:
-      apply: (params, normalised latent, train, rngs) -> logits of a `models.reranker.Reranker`.
+      apply: (params, normalised latent, train, rngs) -> logits of a `models.event_network.EventNetwork`.
       latent_mean, latent_std: per channel of the Mel latent.
       noise: see `augment_latents`.
       mixing: largest share of the latent before that is mixed in.
@@ -136,10 +136,47 @@ def reranker_loss(
             logits = apply(params, latent, train=True, rngs={"dropout": k_drop})
         else:
             share, logits = jnp.zeros((len(label), 1, 1, 1)), apply(params, latent)
-        target = optax.smooth_labels(jax.nn.one_hot(label, logits.shape[-1]), smoothing if train else 0.0)
-        target = (1.0 - share[:, 0, 0]) * target + share[:, 0, 0] * jnp.roll(target, 1, axis=0)
-        loss = jnp.mean(optax.softmax_cross_entropy(logits, target))
-        return loss, {"accuracy": jnp.mean(jnp.argmax(logits, -1) == label)}
+        return _mixed_cross_entropy(logits, label, share[:, 0, 0], smoothing if train else 0.0)
+
+    return loss_fn
+
+
+def _mixed_cross_entropy(logits: jax.Array, label: jax.Array, share: jax.Array, smoothing: float):
+    """Return the loss where a share [B, 1] of each example is the one before it, and {"accuracy": of its own label}."""
+    target = optax.smooth_labels(jax.nn.one_hot(label, logits.shape[-1]), smoothing)
+    target = (1.0 - share) * target + share * jnp.roll(target, 1, axis=0)
+    loss = jnp.mean(optax.softmax_cross_entropy(logits, target))
+    return loss, {"accuracy": jnp.mean(jnp.argmax(logits, -1) == label)}
+
+
+def listener_loss(apply: Callable, amount: float, mixing: float, smoothing: float = 0.05, train: bool = True):
+    """Cross-entropy of the event in log-mels, augmented, moved in time, mixed as energies, some bands left out.
+
+    Args:
+      apply: (params, log-mel, train, rngs) -> logits of a `models.event_network.EventNetwork`.
+      amount: of augmentation, see `augment_content`.
+      mixing: largest share of the clip before that is mixed in.
+      smoothing: share of the target that goes to all events alike.
+      train: False leaves the log-mels as they are.
+    """
+
+    def loss_fn(params, batch, key):
+        k_augment, k_time, k_mix, k_band, k_bands, k_drop = jax.random.split(key, 6)
+        mel, label = batch["mel"], batch["label"]
+        n, frames, bands = mel.shape
+        if not train:
+            return _mixed_cross_entropy(apply(params, mel), label, jnp.zeros((n, 1)), 0.0)
+        mel = jax.vmap(lambda x, by: jnp.roll(x, by, axis=0))(mel, jax.random.randint(k_time, (n,), 0, frames))
+        mel = augment_content(mel, k_augment, amount)
+        share = jax.random.uniform(k_mix, (n, 1, 1), maxval=mixing)
+        power = jnp.exp(2.0 * (mel - jnp.max(mel, axis=(1, 2), keepdims=True)))
+        mel = 0.5 * jnp.log((1.0 - share) * power + share * jnp.roll(power, 1, axis=0) + 1e-9)
+        low = jax.random.randint(k_band, (n, 1, 1), 0, bands)
+        high = low + jax.random.randint(k_bands, (n, 1, 1), 0, bands // 6)
+        band = jnp.arange(bands)
+        mel = jnp.where((band >= low) & (band < high), jnp.min(mel, axis=(1, 2), keepdims=True), mel)
+        logits = apply(params, mel, train=True, rngs={"dropout": k_drop})
+        return _mixed_cross_entropy(logits, label, share[:, 0], smoothing)
 
     return loss_fn
 

@@ -21,7 +21,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from dualspec_jax.command_line import run
-from dualspec_jax.config import validate
+from dualspec_jax.config_rules import validate
 from dualspec_jax.latents import load_latents
 
 AXES = ("parameters", "fraction", "examples_seen")

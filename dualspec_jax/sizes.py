@@ -13,7 +13,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from dualspec_jax.command_line import run
-from dualspec_jax.config import validate
+from dualspec_jax.config_rules import validate
 from dualspec_jax.optimizer import make_optimizer
 from dualspec_jax.task import Model
 from dualspec_jax.tasks import MODELS, make_model
@@ -68,8 +68,8 @@ def main(argv: list[str]) -> None:
     if not given.config:
         raise ValueError("--config is required, for example --config configs/base.py")
     validate(given.config)
-    events = given.config.text.event_codes  # without them there is nothing to rerank by
-    tasks = tuple(given.tasks or (task for task in MODELS if task != "reranker" or events))
+    events = given.config.text.event_codes  # without them these two have nothing to name
+    tasks = tuple(given.tasks or (task for task in MODELS if events or task not in ("event_guide", "listener")))
     for task in tasks:
         if task not in MODELS:
             raise ValueError(f"--tasks={task}: must be one of {', '.join(MODELS)}")

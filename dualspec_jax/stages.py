@@ -14,10 +14,12 @@ from dualspec_jax.diffusion.direction_prior import steer
 from dualspec_jax.diffusion.guidance import guide, guide_to_event
 from dualspec_jax.diffusion.schedule import make_alpha_bar
 from dualspec_jax.diffusion.solvers import advance, start_carry
-from dualspec_jax.models.reranker import log_agreement
+from dualspec_jax.models.event_network import level_free, log_agreement
 from dualspec_jax.models.text_encoder import read_direction
 from dualspec_jax.ops.binaural import phase_noise, spatial_filter
-from dualspec_jax.ops.stft import istft
+from dualspec_jax.ops.mel import log_mel, mel_filters, sum_ears
+from dualspec_jax.ops.stft import istft, stft
+from dualspec_jax.ops.texture import pool_frames
 from dualspec_jax.single_branch import branch_of, make_single_synthesis
 from dualspec_jax.vocoders import make_vocoder
 
@@ -54,15 +56,15 @@ def readers(params: dict) -> dict:
 
 def samplers(params: dict) -> dict:
     """Return the parameters of the networks that the sampler asks at each step."""
-    return {name: params[name] for name in ("unet", "reranker") if name in params}
+    return {name: params[name] for name in ("unet", "event_guide") if name in params}
 
 
 def make_stages(bundle: Bundle) -> dict[str, tuple[Callable, tuple[bool, ...]]]:
     """Return the stages by name, each with whether its arguments have a batch axis.
 
     encode: `readers`, inputs -> (conditions: words and azimuth, words alone, neither; the sampler's start; logits of
-      the events that the words name, None without a reranker).
-    rank: parameters of the reranker, latent, logits of the events -> how probable it is that they agree.
+      the events that the words name, None if the text encoder names none).
+    rank: parameters of the listener, waveform, logits of the events -> how probable it is that they agree.
     sample, sample_in_interval: `samplers`, conditions, carry, rows, seeds, logits of the events, scale, guided steps,
       rescale, scale of the guidance to the event -> carry.
     decode: all parameters, latent, azimuths, which are known, direction noise -> (log-mel, STFT features).
@@ -70,8 +72,9 @@ def make_stages(bundle: Bundle) -> dict[str, tuple[Callable, tuple[bool, ...]]]:
     """
     config = bundle.config
     text_encoder, unet = networks.make_text_encoder(config.text), networks.make_unet(config.unet)
-    reader, ranked = networks.make_reader(config), "reranker" in bundle.params
-    reranker = networks.make_reranker(config) if ranked else None
+    reader, names_events = networks.make_reader(config), config.text.event_codes > 0
+    event_guide = networks.make_event_guide(config) if names_events else None
+    listener = networks.make_listener(config) if names_events else None
     mel_vae, stft_vae = networks.make_vae(config.mel_vae), networks.make_vae(config.stft_vae)
     alpha_bar = make_alpha_bar(config.diffusion.schedule, config.diffusion.num_steps)
     n_mel, shape = config.mel_vae.latent_channels, networks.latent_shape(config)
@@ -82,8 +85,8 @@ def make_stages(bundle: Bundle) -> dict[str, tuple[Callable, tuple[bool, ...]]]:
 
     def encode(params, inputs):
         variables, events = {"params": params["text_encoder"]}, None
-        text_emb = text_encoder.apply(variables, inputs["ids"], inputs["mask"], with_events=ranked)
-        if ranked:
+        text_emb = text_encoder.apply(variables, inputs["ids"], inputs["mask"], with_events=names_events)
+        if names_events:
             text_emb, events = text_emb
         azimuth_deg, has_azimuth = inputs["azimuth_deg"], inputs["has_azimuth"]
         if "reader" in params:  # the network reads what the rules of `prompts.complete` were not asked to
@@ -107,11 +110,11 @@ def make_stages(bundle: Bundle) -> dict[str, tuple[Callable, tuple[bool, ...]]]:
         words = condition | {"has_azimuth": null["has_azimuth"]}
         return (condition, words, null), start_carry(noise), events
 
-    def agreement(params, latent, events):
-        return log_agreement(reranker.apply({"params": params}, latent[..., :n_mel]), events)
-
-    def rank(*args):
-        return jnp.exp(agreement(*args))
+    def rank(params, waveform, events):
+        size = {name: config.audio[name] for name in ("n_fft", "hop_length", "n_frames", "n_bins")}
+        mel = log_mel(stft(waveform, **size), mel_filters(config.audio), config.audio.mel_floor)
+        content = pool_frames(sum_ears(mel), config.listener.pool)
+        return jnp.exp(log_agreement(listener.apply({"params": params}, level_free(content)), events))
 
     def sample(params, conditions, carry, rows, seeds, events, scale, guided_steps, rescale, pull, limited=False):
         denoiser = lambda x, t, **c: unet.apply({"params": params["unet"]}, x, t, **c)
@@ -119,8 +122,9 @@ def make_stages(bundle: Bundle) -> dict[str, tuple[Callable, tuple[bool, ...]]]:
         is_mel = jnp.arange(shape[-1]) < n_mel
         interval = guided_steps if limited else None
         guided = guide(denoiser, condition, null, scale, interval, content=(words, is_mel), rescale=rescale)
-        if ranked:
-            heard = lambda x0: agreement(params["reranker"], x0, events)
+        if "event_guide" in params:
+            logits = lambda x0: event_guide.apply({"params": params["event_guide"]}, x0[..., :n_mel])
+            heard = lambda x0: log_agreement(logits(x0), events)
             guided = guide_to_event(guided, heard, pull, alpha_bar, config.diffusion.prediction, is_mel)
         return advance(guided, carry, keys_for(seeds, 1), alpha_bar, rows, config.diffusion.prediction)
 

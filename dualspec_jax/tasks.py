@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from dualspec_jax.diffusion_task import diffusion_model, diffusion_task
 from dualspec_jax.judge_tasks import classifier_task, localiser_task
-from dualspec_jax.reranker_task import reranker_model, reranker_task
+from dualspec_jax.ranking_tasks import event_guide_model, event_guide_task, listener_model, listener_task
 from dualspec_jax.task import Model, Task
 from dualspec_jax.text_task import reader_model, reader_task, text_encoder_model, text_encoder_task
 from dualspec_jax.vae_tasks import mel_decoder_task, mel_vae_task, stft_decoder_task, stft_vae_task, vae_model
@@ -21,7 +21,8 @@ BUILDERS = {
     "vocoder": vocoder_task,
     "text_encoder": text_encoder_task,
     "reader": reader_task,
-    "reranker": reranker_task,
+    "event_guide": event_guide_task,
+    "listener": listener_task,
     "classifier": classifier_task,
     "localiser": localiser_task,
     "diffusion": diffusion_task,
@@ -32,7 +33,8 @@ MODELS = {
     "vocoder": vocoder_model,
     "text_encoder": text_encoder_model,
     "reader": reader_model,
-    "reranker": reranker_model,
+    "event_guide": event_guide_model,
+    "listener": listener_model,
     "diffusion": diffusion_model,
 }
 

@@ -12,7 +12,8 @@ from ml_collections import config_flags
 
 from dualspec_jax import compile_cache, distributed
 from dualspec_jax.command_line import run
-from dualspec_jax.config import TASKS, validate
+from dualspec_jax.config import TASKS
+from dualspec_jax.config_rules import validate
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, a file in configs/.", lock_config=True)
 _TASK = flags.DEFINE_string("task", None, f"One of {', '.join(TASKS)}.")

@@ -38,8 +38,9 @@ train mel_decoder
 train stft_vae
 train stft_decoder --config.feeding.mix='(("spatial_audio/spatial_audio_rooms:1.0.0", 0.5),)'
 train vocoder
+train listener
 stage encode dualspec_jax.encode --config "$CONFIG" --workdir "$WORKDIR"
-train reranker
+train event_guide
 train diffusion
 if [[ ! -d $WORKDIR/bundle ]]; then
   stage export dualspec_jax.export --config "$CONFIG" --workdir "$WORKDIR" --out "$WORKDIR/bundle" --data "$DATA"

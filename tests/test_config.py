@@ -1,6 +1,7 @@
 import pytest
 
-from dualspec_jax.config import TASKS, branch_guidance, default, validate
+from dualspec_jax.config import TASKS, branch_guidance, default
+from dualspec_jax.config_rules import validate
 
 BROKEN = [
     ("audio.n_samples", 81921, "multiple of hop_length"),
@@ -37,11 +38,14 @@ BROKEN = [
     ("stft_decoder.loud_weight", -1.0, "0 or more"),
     ("reader.azimuths", 12, "at least 36"),
     ("reader.width", 4, "0 or an odd number"),
-    ("reranker.channels", (64, 100), "multiples of norm_groups 8"),
-    ("reranker.mixing", 0.5, "in [0, 0.5)"),
-    ("reranker.latent_noise", -0.1, "0 or more"),
-    ("reranker.hidden", 0, "at least 1"),
-    ("reranker.dropout", 1.0, "in [0, 1)"),
+    ("event_guide.channels", (64, 100), "multiples of norm_groups 8"),
+    ("event_guide.mixing", 0.5, "in [0, 0.5)"),
+    ("event_guide.latent_noise", -0.1, "0 or more"),
+    ("event_guide.hidden", 0, "at least 1"),
+    ("event_guide.dropout", 1.0, "in [0, 1)"),
+    ("listener.channels", (32, 60), "multiples of norm_groups 8"),
+    ("listener.pool", 3, "divides 512"),
+    ("listener.augment", 1.0, "in [0, 1)"),
     ("sampler.accept", 1.5, "in [0, 1]"),
     ("sampler.event_guidance", -1.0, "in [0, 10]"),
     ("sampler.tries", 0, "in [1, 100]"),

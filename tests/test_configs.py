@@ -9,7 +9,7 @@ import pytest
 
 from dualspec_jax import config, networks
 from dualspec_jax.bundle import PARTS
-from dualspec_jax.config import validate
+from dualspec_jax.config_rules import validate
 
 FILES = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 

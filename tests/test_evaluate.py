@@ -13,6 +13,7 @@ from dualspec_jax import config as config_lib
 from dualspec_jax import evaluate, networks, report
 from dualspec_jax.bundle import save_bundle
 from dualspec_jax.clip_judge import ClipJudge
+from dualspec_jax.config_rules import validate
 from dualspec_jax.event_metrics import CLASSIFIER, load_classifier, save_classifier
 from dualspec_jax.prompt_set import LABELS
 from dualspec_jax.real_scenes import load_scenes, recorded_labels
@@ -34,7 +35,7 @@ def tiny_config():
     c.sample.update(steps=2, griffin_lim_iters=2)
     c.classifier.hidden = (8, 8)
     c.localiser.update(azimuths=36, hidden=(8,))
-    config_lib.validate(c)
+    validate(c)
     return c
 
 

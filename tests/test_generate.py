@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from tiny import save_tiny_bundle, tiny_config
 
+from dualspec_jax import networks
 from dualspec_jax.bundle import load_bundle
 from dualspec_jax.config import VOCODERS
 from dualspec_jax.generate import NEXT_TRY, Generator
+from dualspec_jax.models.event_network import log_agreement
 from dualspec_jax.prompts import Request
-from dualspec_jax.stages import make_synthesis
+from dualspec_jax.stages import make_synthesis, readers, samplers
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +233,7 @@ def test_silent_clips_are_made_again_from_other_noise(generator, monkeypatch):
 
 @pytest.fixture(scope="module")
 def ranked(tmp_path_factory):
-    """A bundle whose text encoder names events, with a reranker."""
+    """A bundle whose text encoder names events, with event guide and listener."""
     config = tiny_config()
     config.text.event_codes = 4
     path = tmp_path_factory.mktemp("ranked") / "b"
@@ -275,34 +277,46 @@ def test_the_most_probable_of_the_tries_is_kept(ranker, monkeypatch):
 
 
 def test_a_clip_is_ranked_by_the_event_that_its_words_name(ranked):
-    """A text encoder that always names event 1 and a reranker that always hears event 1, or event 2, or "none"."""
+    """A text encoder that always names event 1 and a listener that always hears event 1, or event 2, or "none"."""
     sure = lambda size, i: {"bias": np.where(np.arange(size) == i, 50.0, 0.0).astype(np.float32)}
     for named, heard, expected in ((1, 1, 1.0), (1, 2, 0.0), (3, 2, 1.0)):
         params = copy.deepcopy(ranked.params)
-        for part, layer, size, i in (("text_encoder", "event", 4, named), ("reranker", "out", 3, heard)):
+        for part, layer, size, i in (("text_encoder", "event", 4, named), ("listener", "out", 3, heard)):
             params[part][layer] = {"kernel": 0.0 * params[part][layer]["kernel"]} | sure(size, i)
         maker = Generator(dataclasses.replace(ranked, params=params))
         params, inputs, _ = maker._arguments([Request("rain")])
-        _, carry, events = maker._run("encode", params, inputs)
-        found = maker._run("rank", params["reranker"], carry[0], events)
+        _, _, events = maker._run("encode", params, inputs)
+        found = maker._run(
+            "rank", params["listener"], np.ones((1, ranked.config.audio.n_samples, 2), np.float32), events
+        )
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_a_bundle_without_a_reranker_says_so(bundle, ranked, ranker):
+def test_a_bundle_without_event_guide_or_listener_says_so(bundle, ranked, ranker):
     assert (Generator(bundle).accept, Generator(bundle).event_guidance) == (0.0, 0.0)
-    for name in ("accept", "event_guidance"):
-        with pytest.raises(ValueError, match=f"{name} = 0.5: the bundle .* has no reranker"):
+    for name, part in (("accept", "listener"), ("event_guidance", "event guide")):
+        with pytest.raises(ValueError, match=f"{name} = 0.5: the bundle .* has no {part}"):
             Generator(bundle, **{name: 0.5})
-    without = dataclasses.replace(ranked, params={k: v for k, v in ranked.params.items() if k != "reranker"})
+    without = dataclasses.replace(
+        ranked, params={k: v for k, v in ranked.params.items() if k not in ("event_guide", "listener")}
+    )
     plain = one(ranker.with_settings(accept=0.0, event_guidance=0.0))
     same = one(Generator(without, batch_size=2))
     np.testing.assert_allclose(same, plain, atol=2e-3 * np.abs(plain).max())
 
 
 def test_guidance_to_the_event_makes_it_more_probable(ranker):
-    requests = [Request("rain", seed) for seed in range(2)]
-    ranks = [ranker.with_settings(event_guidance=pull)._make(requests, None)[1] for pull in (0.0, 0.5)]
-    assert (ranks[0] + 1e-3 < ranks[1]).all()
+    guide, n_mel = networks.make_event_guide(ranker.bundle.config), ranker.bundle.config.mel_vae.latent_channels
+
+    def probability(pull):
+        maker = ranker.with_settings(event_guidance=pull)
+        params, inputs, control = maker._arguments([Request("rain", seed) for seed in range(2)])
+        condition, carry, events = maker._run("encode", readers(params), inputs)
+        given = samplers(params), condition, carry, maker._rows, inputs["seed"], events
+        latent = maker._run("sample", *given, *control)[0][..., :n_mel]
+        return np.exp(log_agreement(guide.apply({"params": params["event_guide"]}, latent), events))
+
+    assert (probability(0.0) + 1e-3 < probability(0.5)).all()
 
 
 def test_words_alone_are_read_by_the_reader_and_the_rules_by_default(bundle):

@@ -25,7 +25,17 @@ from dualspec_jax.spatial.sounds import event_wordings, heldout_wordings, labels
 from dualspec_jax.tokenizer import train_tokenizer
 
 DATASET = "spatial_audio/tiny:1.0.0"
-TASKS = ("mel_vae", "stft_vae", "vocoder", "classifier", "localiser", "text_encoder", "reranker", "diffusion")
+TASKS = (
+    "mel_vae",
+    "stft_vae",
+    "vocoder",
+    "classifier",
+    "localiser",
+    "text_encoder",
+    "listener",
+    "event_guide",
+    "diffusion",
+)
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +100,7 @@ FORMS = {
     "stft_vae": {"stft": ((4, 128, 512, 4), "float32")},
     "vocoder": {"wave": ((4, 20480), "float32")},
     "classifier": {"mel": ((4, 256, 64), "float32"), "label": ((4,), "int32")},
+    "listener": {"mel": ((4, 256, 64), "float32"), "label": ((4,), "int32")},
     "localiser": {"statistics": ((4, 512, 4), "float32"), "azimuth_deg": ((4,), "float32")},
     "text_encoder": {
         "token_ids": ((4, 48), "int32"),
@@ -98,7 +109,7 @@ FORMS = {
         "azimuth_deg": ((4,), "float32"),
         "has_direction": ((4,), "bool"),
     },
-    "reranker": {"latent": ((4, 8, 4, 4), "float32"), "label": ((4,), "int32")},
+    "event_guide": {"latent": ((4, 8, 4, 4), "float32"), "label": ((4,), "int32")},
     "diffusion": {
         "latent": ((4, 8, 4, 6), "float32"),
         "token_ids": ((4, 48), "int32"),
@@ -139,7 +150,7 @@ def test_seed_decides_the_batches(batches, task):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_validation_is_finite_ordered_and_full(config, batches, task):
-    on_latents = ("diffusion", "reranker")
+    on_latents = ("diffusion", "event_guide")
     split = "train" if task in on_latents else "valid"
     config.data.num_threads = 2
     passes = [list(batches(task, split, train=False)) for _ in range(2)]

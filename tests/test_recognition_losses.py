@@ -29,7 +29,7 @@ def test_augmentation_of_nothing_changes_nothing():
     np.testing.assert_allclose(losses.augment_content(mel, KEY, 0.0), mel, atol=1e-4)
 
 
-def test_reranker_loss_sees_normalised_latents_varied_in_training_and_mixes_their_events():
+def test_event_guide_loss_sees_normalised_latents_varied_in_training_and_mixes_their_events():
     seen = {}
 
     def apply(params, latent, **kwargs):
@@ -38,7 +38,7 @@ def test_reranker_loss_sees_normalised_latents_varied_in_training_and_mixes_thei
 
     latent = 2.0 * np.random.default_rng(0).normal(size=(4, 32, 8, 2)).astype(np.float32) + 1.0
     batch = {"latent": latent, "label": np.arange(4) % 3}
-    make = lambda **kwargs: losses.reranker_loss(apply, np.float32([1, 1]), np.float32([2, 2]), **kwargs)
+    make = lambda **kwargs: losses.event_guide_loss(apply, np.float32([1, 1]), np.float32([2, 2]), **kwargs)
     loss, metrics = make(noise=0.5, mixing=0.0, train=False)(None, batch, KEY)
     assert metrics["accuracy"] == 0.75 and loss == pytest.approx(5.0, rel=1e-4)  # one of four, 20 nats wrong
     np.testing.assert_allclose(seen["latent"], (latent - 1.0) / 2.0, atol=1e-6)
@@ -47,6 +47,31 @@ def test_reranker_loss_sees_normalised_latents_varied_in_training_and_mixes_thei
     assert trained == pytest.approx(5.0, rel=1e-4) and seen["train"]
     assert np.abs(seen["latent"] - (latent - 1.0) / 2.0).mean() > 0.05
     mixed, _ = make(noise=0.5, mixing=0.4, smoothing=0.0)(None, batch, KEY)
+    assert trained + 1.0 < mixed < trained + 0.4 * 20.0
+
+
+def test_listener_loss_sees_clips_moved_augmented_and_mixed_in_training_only():
+    seen = {}
+
+    def apply(params, mel, **kwargs):
+        seen.update(mel=mel, **kwargs)
+        return 20.0 * jax.nn.one_hot(jnp.array([0, 1, 2, 1]), 3)
+
+    mel = np.random.default_rng(0).normal(size=(4, 64, 24)).astype(np.float32)
+    batch = {"mel": mel, "label": np.arange(4) % 3}
+    make = lambda **kwargs: losses.listener_loss(apply, **kwargs)
+    loss, metrics = make(amount=0.5, mixing=0.4, train=False)(None, batch, KEY)
+    assert metrics["accuracy"] == 0.75 and loss == pytest.approx(5.0, rel=1e-4)  # one of four, 20 nats wrong
+    np.testing.assert_array_equal(seen["mel"], mel)
+    assert "train" not in seen
+    trained, _ = make(amount=0.0, mixing=0.0, smoothing=0.0)(None, batch, KEY)
+    assert trained == pytest.approx(5.0, rel=1e-4) and seen["train"]
+    for moved, clip in zip(np.asarray(seen["mel"]), mel - mel.max((1, 2), keepdims=True), strict=True):
+        kept = moved.max(0) > moved.min() + 1e-3  # bands that were not left out: at most three of 24
+        assert kept.sum() >= 21
+        by = [np.abs(np.roll(clip, shift, axis=0) - moved)[:, kept].max() for shift in range(64)]
+        assert min(by) < 1e-2
+    mixed, _ = make(amount=0.0, mixing=0.4, smoothing=0.0)(None, batch, KEY)
     assert trained + 1.0 < mixed < trained + 0.4 * 20.0
 
 

@@ -30,9 +30,9 @@ from dualspec_jax.wav import read_wav
 ROOT = Path(__file__).resolve().parents[1]
 FIRST = (  # before latents
     "text_encoder", "reader", "mel_vae", "mel_decoder", "stft_vae", "stft_decoder", "vocoder", "classifier",
-    "localiser",
+    "localiser", "listener",
 )  # fmt: skip
-LAST = ("diffusion", "reranker")  # on latents
+LAST = ("diffusion", "event_guide")  # on latents
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_encoding_in_other_batches_gives_the_same_latents(config, workdir):
     np.testing.assert_allclose(np.load(folder / "latents-00000.npy"), before, atol=2e-2)  # float16 of float32 sums
 
 
-@pytest.mark.parametrize("name", ["mel_vae", "text_encoder", "localiser", "reranker", "diffusion"])
+@pytest.mark.parametrize("name", ["mel_vae", "text_encoder", "localiser", "event_guide", "listener", "diffusion"])
 def test_a_task_reads_the_rows_of_its_host(config, workdir, name):
     task = make_task(config, name, workdir)
     whole, *parts = (next(iter(task.make_batches("train", True, 0, shard))) for shard in ((0, 1), (0, 2), (1, 2)))
@@ -180,8 +180,8 @@ def test_bundle_holds_the_averaged_weights_and_makes_a_sound(config, source, wor
     np.testing.assert_allclose(bundle.params["unet"]["conv_in"]["kernel"], trained, atol=1e-3)
     card = (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
     assert [bundle.steps.pop(vae) for vae in ("mel_vae", "stft_vae")] == [4, 4]  # of both stages
-    assert bundle.steps == dict.fromkeys(("vocoder", "text_encoder", "reader", "reranker", "unet"), 2)
-    assert card.count(" M | 2 |") == 5 and card.count(" M | 4 |") == 2
+    assert bundle.steps == dict.fromkeys(("vocoder", "text_encoder", "reader", "event_guide", "listener", "unet"), 2)
+    assert card.count(" M | 2 |") == 6 and card.count(" M | 4 |") == 2
     assert "title/0" in card and "someone" in card and "audio/2.flac" not in card  # valid recordings did not train it
     monkeypatch.chdir(tmp_path)
     assert sample.main(["--prompt", "rain on my left", "--bundle", "bundle", "--out", "rain.wav"]) == 0

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from dualspec_jax import config as config_lib
 from dualspec_jax import networks
 from dualspec_jax.bundle import save_bundle
+from dualspec_jax.config_rules import validate
 from dualspec_jax.diffusion.direction_prior import MIN_SCENES, fit_direction_prior
 from dualspec_jax.spatial.captions import make_caption
 from dualspec_jax.tokenizer import train_tokenizer
@@ -29,10 +30,11 @@ def tiny_config() -> ConfigDict:
     c.classifier.hidden = (8, 8)
     c.localiser.update(azimuths=36, hidden=(8,))
     c.reader.update(azimuths=36, queries=2, hidden=8, width=3)
-    c.reranker.update(channels=(8, 8), hidden=8, norm_groups=4)
+    c.event_guide.update(channels=(8, 8), hidden=8, norm_groups=4)
+    c.listener.update(channels=(8, 8), hidden=8, norm_groups=4)
     for task in config_lib.TASKS:
         c.train[task].update(batch_size=4, steps=2, log_every=1, eval_every=2, eval_batches=1, save_every=2)
-    config_lib.validate(c)
+    validate(c)
     return c
 
 
@@ -43,7 +45,7 @@ def tiny_tokenizer(config: ConfigDict):
 
 
 def save_tiny_bundle(path: Path, config: ConfigDict | None = None, steps: dict[str, int] | None = None) -> str:
-    """Write a bundle of random weights, with a reranker if its text encoder names events; return its digest."""
+    """Write a bundle of random weights, with event guide and listener if its words name events; return its digest."""
     c = tiny_config() if config is None else config
     key = jax.random.key(0)
     t, f, channels = networks.latent_shape(c)
@@ -62,7 +64,8 @@ def save_tiny_bundle(path: Path, config: ConfigDict | None = None, steps: dict[s
         "unet": init(networks.make_unet(c.unet), latent, one, text, ids > -1, one, one > 0),
     }
     if c.text.event_codes:
-        params["reranker"] = init(networks.make_reranker(c), latent[..., : c.mel_vae.latent_channels])
+        params["event_guide"] = init(networks.make_event_guide(c), latent[..., : c.mel_vae.latent_channels])
+        params["listener"] = init(networks.make_listener(c), mel[:, :: c.listener.pool, :, :1])
     rng, size = np.random.default_rng(0), f * c.stft_vae.latent_channels
     scenes = rng.normal(size=(MIN_SCENES, size)) * np.geomspace(1e-3, 1.0, size)
     params["direction"] = fit_direction_prior(scenes, rng.uniform(0, 360, MIN_SCENES), 4)

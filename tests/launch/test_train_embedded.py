@@ -37,20 +37,20 @@ def test_stages_run_in_order_and_their_times_are_kept(run, tmp_path):
     modules = [call.split()[1] for call in calls]
     train = ["dualspec_jax.train"]
     assert modules == [
-        *["data.spatial_audio.build"] * 2, *train * 7, "dualspec_jax.encode", *train * 2, "dualspec_jax.export",
+        *["data.spatial_audio.build"] * 2, *train * 8, "dualspec_jax.encode", *train * 2, "dualspec_jax.export",
         "dualspec_jax.evaluate",
     ]  # fmt: skip
     tasks = [call.split("--task ")[1].split()[0] for call in calls if "--task" in call]
     assert tasks == [
-        "text_encoder", "reader", "mel_vae", "mel_decoder", "stft_vae", "stft_decoder", "vocoder", "reranker",
-        "diffusion",
+        "text_encoder", "reader", "mel_vae", "mel_decoder", "stft_vae", "stft_decoder", "vocoder", "listener",
+        "event_guide", "diffusion",
     ]  # fmt: skip
     (mixed,) = [call for call in calls if "feeding.mix" in call]
     assert "--task stft_decoder" in mixed and "spatial_audio_rooms" in mixed
     names = [line.split("\t")[0] for line in times]
-    assert names == ["build", "build_rooms", *tasks[:7], "encode", *tasks[7:], "export", "evaluate"]
+    assert names == ["build", "build_rooms", *tasks[:8], "encode", *tasks[8:], "export", "evaluate"]
     assert all(line.split("\t")[2:] == ["0", "2 cpu"] for line in times)
-    assert all(f"--workdir {tmp_path / 'work'}" in call for call in calls[2:12])
+    assert all(f"--workdir {tmp_path / 'work'}" in call for call in calls[2:13])
 
 
 def test_a_failing_stage_ends_the_run_with_its_status(run):
