@@ -42,6 +42,7 @@ def default() -> ConfigDict:
             crop_frames=128,  # frames of a random crop in VAE training
             label_balance=0.5,  # weight of a label is count ** (1 - label_balance); 1 = all equal, < 0 favours large
             label_cap=0,  # scenes beyond which a label's weight grows no more; 0 = no limit
+            label_factors=(),  # labels to see more or less often: (("car horn", 3.0), ...); others have 1
             num_threads=4,  # reader threads of Grain
             prefetch=8,  # elements read ahead
         )

@@ -29,6 +29,12 @@ def validate(config: ConfigDict) -> None:
         f"n_samples // hop_length = {a.n_samples // a.hop_length}",
     )
     need(config.data.label_cap >= 0, "data.label_cap", config.data.label_cap, "at least 0")
+    need(
+        _named_weights(config.data.label_factors),
+        "data.label_factors",
+        config.data.label_factors,
+        "pairs of a label and a positive factor",
+    )
     need(a.n_bins == a.n_fft // 2, "audio.n_bins", a.n_bins, f"n_fft // 2 = {a.n_fft // 2} (Nyquist is dropped)")
     need(0 <= a.fmin < a.fmax <= a.sample_rate / 2, "audio.fmax", a.fmax, "fmin < fmax <= sample_rate / 2")
     grids = {}
@@ -162,8 +168,12 @@ def _validate_feeding(f: ConfigDict, need) -> None:
     need(f.num_workers >= 0, "feeding.num_workers", f.num_workers, "0 or more")
     need(0 <= f.mirror <= 1, "feeding.mirror", f.mirror, "in [0, 1]")
     need(
-        all(len(pair) == 2 and isinstance(pair[0], str) and pair[1] > 0 for pair in f.mix),
+        _named_weights(f.mix),
         "feeding.mix",
         f.mix,
         "pairs of a data set and a positive weight",
     )
+
+
+def _named_weights(pairs) -> bool:
+    return all(len(pair) == 2 and isinstance(pair[0], str) and pair[1] > 0 for pair in pairs)

@@ -40,12 +40,18 @@ class Elements:
 
 def _scene_elements(config, fields, *, split, seed, dataset, data_dir, train, make) -> Elements:
     source = SceneSource(data_dir, dataset, split, fields)
-    order = _train_order(config, source.label_index, seed) if train else np.arange(len(source))
+    order = _train_order(config, source, seed) if train else np.arange(len(source))
     return Elements(order, functools.partial(make, source))
 
 
-def _train_order(config, label_index, seed) -> np.ndarray:
-    return balanced_order(label_index, config.data.label_balance, seed, config.data.label_cap)
+def _train_order(config, source, seed) -> np.ndarray:
+    """Return the indices of one pass over a source that has `labels` and `label_index`."""
+    data, names = config.data, list(source.labels)
+    for label, _ in data.label_factors:
+        if label not in names:
+            raise ValueError(f"data.label_factors: {label!r} is none of the data set's labels ({', '.join(names)})")
+    factors = {names.index(label): factor for label, factor in data.label_factors}
+    return balanced_order(source.label_index, data.label_balance, seed, data.label_cap, factors)
 
 
 def _crop_elements(config, *, task, split, seed, dataset, data_dir, train, **_) -> Elements:
@@ -138,7 +144,7 @@ def _rendered_elements(config, *, task, split, seed, tokenizer, train, encode, *
     heads = HrirBank(default_hrtf(config.feeding.head or None, audio.sample_rate), audio.n_fft, audio.n_bins)
     render = make_bank_renderer(heads, audio)
     field = _field_of(task)
-    order = _train_order(config, bank.label_index, seed) if train else np.arange(len(bank))
+    order = _train_order(config, bank, seed) if train else np.arange(len(bank))
 
     def make(index, rng):
         rng = rng if train else np.random.default_rng([seed, index])  # validation: the same scene in every pass
@@ -230,7 +236,7 @@ def _latent_elements(config, *, seed, tokenizer, latents_dir, train, **_) -> Ele
         sources = [(names[label], azimuth) for label, azimuth in cache.sources(index)]
         return {"latent": latent} | _caption_tokens(config, tokenizer, sources, rng)
 
-    return Elements(_train_order(config, cache.label_index, seed) if train else np.arange(n), make)
+    return Elements(_train_order(config, cache, seed) if train else np.arange(n), make)
 
 
 def _event_latent_elements(config, *, seed, data_dir, latents_dir, train, **_) -> Elements:
@@ -245,7 +251,7 @@ def _event_latent_elements(config, *, seed, data_dir, latents_dir, train, **_) -
             latent = np.roll(latent, rng.integers(len(latent)), axis=0)
         return {"latent": latent, "label": event[cache.label_index[index]]}
 
-    return Elements(_train_order(config, cache.label_index, seed) if train else np.arange(len(cache)), make)
+    return Elements(_train_order(config, cache, seed) if train else np.arange(len(cache)), make)
 
 
 def _caption_tokens(config, tokenizer, sources: list[tuple[str, float]], rng) -> dict[str, np.ndarray]:

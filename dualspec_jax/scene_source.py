@@ -4,7 +4,7 @@ import concurrent.futures
 import contextlib
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,18 +117,22 @@ def dataset_labels(config: ConfigDict, data_dir=None) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def balanced_order(label_index: np.ndarray, balance: float, seed: int, cap: int = 0) -> np.ndarray:
-    """Repeat indices so that a label's share is min(count, cap) ** (1 - balance); every index comes at least once.
+def balanced_order(
+    label_index: np.ndarray, balance: float, seed: int, cap: int = 0, factors: Mapping[int, float] | None = None
+) -> np.ndarray:
+    """Repeat indices so that a label's share is factor * min(count, cap) ** (1 - balance); each comes at least once.
 
     The shortest such list; what a label is due beyond whole repeats is given to randomly chosen members.
 
     Args:
       cap: scenes beyond which a label's share grows no more; 0 = none.
+      factors: label -> how many times that share it has; 1 for labels that are not named.
     """
     rng = np.random.default_rng(seed)
     counts = np.bincount(label_index)
     labels = np.flatnonzero(counts)
-    weights = np.minimum(counts, cap or counts.max())[labels] ** (1.0 - balance)
+    factor = np.array([(factors or {}).get(int(label), 1.0) for label in labels])
+    weights = factor * np.minimum(counts, cap or counts.max())[labels] ** (1.0 - balance)
     wanted = np.round(weights * np.max(counts[labels] / weights)).astype(int)
     members = (rng.permutation(np.flatnonzero(label_index == label)) for label in labels)
     return np.concatenate([np.resize(m, max(n, len(m))) for m, n in zip(members, wanted, strict=True)])

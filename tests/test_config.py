@@ -50,6 +50,7 @@ BROKEN = [
     ("sampler.event_guidance", -1.0, "in [0, 10]"),
     ("sampler.tries", 0, "in [1, 100]"),
     ("data.label_cap", -1, "at least 0"),
+    ("data.label_factors", (("tabla", 0.0),), "a positive factor"),
     ("sampler.guidance_interval", (0.9, 0.1), "rising and in [0, 1]"),
     ("train.mel_vae.batch_size", 0, "at least 1"),
     ("train.diffusion.steps", 0, "at least 1"),

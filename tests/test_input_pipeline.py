@@ -253,6 +253,18 @@ def test_balance_sets_the_share_of_labels(balance, cap):
         assert times.max() - times.min() <= 1
 
 
+def test_labels_can_be_seen_more_often():
+    label_index = np.repeat([0, 1, 3], [40, 10, 10])
+    shares = np.bincount(label_index[balanced_order(label_index, 1.0, seed=0, factors={1: 3.0, 3: 0.5})])[[0, 1, 3]]
+    np.testing.assert_allclose(shares / shares.sum(), np.array([1.0, 3.0, 0.5]) / 4.5, rtol=0.02)
+
+
+def test_a_factor_of_an_unknown_label_is_named(config, batches):
+    config.data.label_factors = (("kazoo", 2.0),)
+    with pytest.raises(ValueError, match="data.label_factors: 'kazoo' is none of"):
+        batches("diffusion")
+
+
 def test_training_sees_balanced_labels(config, batches):
     config.data.label_balance = 1.0
     iterator = iter(batches("diffusion"))
