@@ -14,7 +14,7 @@ from dualspec_jax.spatial.captions import make_caption, make_scene_caption
 from dualspec_jax.spatial.cue_scenes import make_cue_scenes
 from dualspec_jax.spatial.direction import parse_direction
 from dualspec_jax.spatial.hrtf import load_hrtf
-from dualspec_jax.spatial.sounds import heldout_wordings, sample_event
+from dualspec_jax.spatial.sounds import heldout_wordings, labels, sample_event
 
 CAPTIONS_PER_EPOCH = 1 << 20  # length of an "epoch" of the endless caption source
 VALID_CAPTIONS = 2048
@@ -45,12 +45,15 @@ def _scene_elements(config, fields, *, split, seed, dataset, data_dir, train, ma
 
 
 def _train_order(config, source, seed) -> np.ndarray:
-    """Return the indices of one pass over a source that has `labels` and `label_index`."""
+    """Return the indices of one pass over a source that has `labels` and `label_index`.
+
+    Factors of known sounds that the data set lacks have no effect: one config serves many data sets.
+    """
     data, names = config.data, list(source.labels)
     for label, _ in data.label_factors:
-        if label not in names:
-            raise ValueError(f"data.label_factors: {label!r} is none of the data set's labels ({', '.join(names)})")
-    factors = {names.index(label): factor for label, factor in data.label_factors}
+        if label not in names and label not in labels():
+            raise ValueError(f"data.label_factors: {label!r} is neither a label of the data set nor of sounds.json")
+    factors = {names.index(label): factor for label, factor in data.label_factors if label in names}
     return balanced_order(source.label_index, data.label_balance, seed, data.label_cap, factors)
 
 
