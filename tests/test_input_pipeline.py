@@ -267,12 +267,13 @@ def test_a_factor_of_an_unknown_label_is_named(config, batches):
         batches("diffusion")
 
 
-def test_training_sees_balanced_labels(config, batches):
-    config.data.label_balance = 1.0
+@pytest.mark.parametrize(("factors", "share"), [((), 0.5), ((("siren", 3.0),), 0.75)])
+def test_training_sees_balanced_labels(config, batches, factors, share):
+    config.data.label_balance, config.data.label_factors = 1.0, factors
     iterator = iter(batches("diffusion"))
     azimuths = np.concatenate([next(iterator)["azimuth_deg"] for _ in range(40)])
     rare = azimuths > 270  # the last two latents
-    assert rare.mean() == pytest.approx(0.5, abs=0.05)
+    assert rare.mean() == pytest.approx(share, abs=0.05)
 
 
 def test_latents_roll_in_time_only_if_asked(config, batches):
