@@ -17,7 +17,6 @@ ran before; the pages that still fault are counted.
 """
 
 import argparse
-import ctypes
 import gzip
 import json
 import os
@@ -62,16 +61,6 @@ def clock(run, seconds: float = 3.0) -> tuple[float, float, float]:
         run()
         calls += 1
     return (time.perf_counter() - wall) / calls, (time.process_time() - cpu) / calls, (faults() - faulted) / calls
-
-
-def keep_freed_memory() -> None:
-    """Have glibc neither map arrays below 32 MiB (its limit) one by one nor hand freed memory back; else do nothing."""
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return
-    mallopt(-3, 32 * 2**20)  # M_MMAP_THRESHOLD
-    mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
 
 
 def librosa_features(wave: np.ndarray, response: np.ndarray, filters: np.ndarray):
@@ -301,7 +290,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10, help="train steps that are timed")
     parser.add_argument("--out", type=Path, help="JSON file for the rows")
     args = parser.parse_args()
-    keep_freed_memory()
     compile_cache.enable()
     rows: list[dict] = []
     for part in args.parts.split(","):

@@ -191,7 +191,9 @@ def main(argv: list[str]) -> None:
         raise ValueError("--config is required, for example --config configs/base_s.py")
     config = given.config
     with config.unlocked():
-        config.unet.update(azimuth_token=False, pooled_text=False, freq_embedding=False, patch=(1, 1))
+        config.unet.update(
+            azimuth_token=False, pooled_text=False, freq_embedding=False, condition_rows=False, patch=(1, 1)
+        )
     validate(config)
     compile_cache.enable()
     gpu = jax.default_backend() == "gpu"

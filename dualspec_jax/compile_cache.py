@@ -1,7 +1,9 @@
-"""Set up XLA before the first program: keep compiled programs on disk, and choose the faster convolutions on a CPU."""
+"""Set up XLA before the first program: compiled programs kept on disk, faster convolutions and memory on a CPU."""
 
 import os
 from pathlib import Path
+
+from dualspec_jax.allocator import keep_freed_memory
 
 # By default jaxlib 0.10.2, 0.11.2 and 0.12.0 hand convolutions to a library that runs 3x3 ones of 64 to 256 channels in
 # float32 at 170 to 280 GFLOP/s on two cores, forward and backward at 75 to 275; XLA's own run at 250 to 390 and 250 to
@@ -13,8 +15,9 @@ def enable() -> Path:
     """Turn JAX's persistent compilation cache on and return its folder; to be called before anything is computed.
 
     The folder is $JAX_COMPILATION_CACHE_DIR, or ~/.cache/dualspec_jax/xla. Adds to $XLA_FLAGS the choice of
-    convolutions, unless it names one.
+    convolutions, unless it names one, and has the process keep the memory that it frees (`allocator`).
     """
+    keep_freed_memory()
     import jax
     from jaxlib import version
 

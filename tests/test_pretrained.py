@@ -142,7 +142,9 @@ def test_every_weight_of_a_widened_unet_has_a_gradient(config, tmp_path):
 def test_speed_is_compared_on_equal_weights(tmp_path):
     need("diffusers", "UNet2DConditionModel")
     experiment, out = tmp_path / "tiny_experiment.py", tmp_path / "speed.json"
-    experiment.write_text("from tiny import tiny_config as get_config\n")
+    lines = ("import tiny", "def get_config():", "    config = tiny.tiny_config()")
+    lines += ("    config.unet.condition_rows = True", "    return config")  # as configs/embedded.py has them
+    experiment.write_text("\n".join(lines) + "\n")
     script = ROOT / "benchmarks" / "unet_speed.py"
     command = [sys.executable, script, f"--config={experiment}", "--batch=2", "--repeats=1", f"--out={out}"]
     paths = os.pathsep.join(map(str, (ROOT, ROOT / "tests" / "helpers")))
