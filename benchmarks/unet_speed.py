@@ -31,6 +31,7 @@ from dualspec_jax.config_rules import validate
 from dualspec_jax.diffusion.guidance import guide
 from dualspec_jax.diffusion.schedule import make_alpha_bar
 from dualspec_jax.diffusion.solvers import sample_latent
+from dualspec_jax.models.cpu import accelerator_forms
 from dualspec_jax.train_step import init_state, make_train_step
 
 LR = 1e-4
@@ -169,9 +170,11 @@ def flops_of(config: ConfigDict, batch: int) -> dict[str, float]:
     shapes = jax.eval_shape(lambda: inputs_as_arrays(config, batch))
     params = jax.eval_shape(lambda k, s: unet.init(k, *s)["params"], jax.random.key(0), shapes)
     apply = lambda p, *a: unet.apply({"params": p}, *a)
-    forward = float(jax.jit(apply).lower(params, *shapes).cost_analysis()["flops"])
     loss = lambda p, *a: jnp.sum(apply(p, *a))
-    backward = float(jax.jit(jax.grad(loss)).lower(params, *shapes).cost_analysis()["flops"])
+    with accelerator_forms():
+        forward, backward = (
+            float(jax.jit(fn).lower(params, *shapes).cost_analysis()["flops"]) for fn in (apply, jax.grad(loss))
+        )
     return {"train": backward, "guided": 2 * forward}
 
 

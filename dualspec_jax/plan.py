@@ -106,6 +106,7 @@ def make_plan(config: ConfigDict, task: str, mesh_shape: tuple[int | None, int, 
 
     import jax
 
+    from dualspec_jax.models.cpu import accelerator_forms
     from dualspec_jax.sharding import (
         batch_sharding,
         bytes_per_device,
@@ -136,7 +137,9 @@ def make_plan(config: ConfigDict, task: str, mesh_shape: tuple[int | None, int, 
     start = time.perf_counter()
     # The machine code is never run: no effort for it. Memory and collectives are settled before it is made.
     options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    compiled = jitted.lower(state, batch, key, *frozen).compile(compiler_options=options)
+    with accelerator_forms():
+        lowered = jitted.lower(state, batch, key, *frozen)
+    compiled = lowered.compile(compiler_options=options)
     seconds = time.perf_counter() - start
     memory = compiled.memory_analysis()
     parts = {name: bytes_per_device(getattr(state, name)) for name in ("params", "ema_params", "opt_state")}

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict, config_flags
 
 from dualspec_jax.command_line import run
 from dualspec_jax.config_rules import validate
+from dualspec_jax.models.cpu import accelerator_forms
 from dualspec_jax.optimizer import make_optimizer
 from dualspec_jax.task import Model
 from dualspec_jax.tasks import MODELS, make_model
@@ -48,7 +49,8 @@ def step_flops(config: ConfigDict, task: str, remat: bool = False) -> float:
     config = copy.deepcopy(config)
     config.train[task].update(remat=remat, accumulate=1)  # a loop's body would count once
     _, step, arguments = abstract_step(config, task)
-    return float(jax.jit(step).lower(*arguments).cost_analysis()["flops"])
+    with accelerator_forms():
+        return float(jax.jit(step).lower(*arguments).cost_analysis()["flops"])
 
 
 def table(config: ConfigDict, tasks: tuple[str, ...]) -> str:

@@ -1,5 +1,6 @@
 """Layers shared by the VAE and the denoiser, in the structure of the reference implementations (diffusers)."""
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -7,6 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
+
+from dualspec_jax.models import cpu
 
 
 def space_to_depth(x: Float[Array, "B T F C"], patch: Sequence[int]) -> Float[Array, "B t f c"]:
@@ -34,6 +37,32 @@ def timestep_embedding(t: Float[Array, "B"], dim: int) -> Float[Array, "B {dim}"
     return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
 
 
+Dense = functools.partial(nn.Dense, dot_general=cpu.dot_general)
+
+
+class Conv(nn.Module):
+    """A convolution of stride 1 with zeros around, parameters as `nn.Conv` names them.
+
+    Attributes:
+      channels: of the output.
+      width: of the kernel along both axes, 3 or 1.
+      dtype: of the computation; parameters stay float32.
+    """
+
+    channels: int
+    width: int = 3
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B t f c"]) -> Float[Array, "B t f d"]:
+        shape = (self.width, self.width, x.shape[-1], self.channels)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.channels,))
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        product = lambda: cpu.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
+        return (cpu.convolve(x, kernel) if self.width == 3 else product()) + bias
+
+
 class ResBlock(nn.Module):
     """Two 3x3 convolutions with group norm, an optional embedding added between them, and a shortcut.
 
@@ -51,13 +80,13 @@ class ResBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B t f c"], emb: Float[Array, "B E"] | None = None) -> Float[Array, "B t f d"]:
         norm = lambda name: nn.GroupNorm(self.groups, epsilon=self.eps, dtype=self.dtype, name=name)
-        conv = lambda name: nn.Conv(self.channels, (3, 3), padding=1, dtype=self.dtype, name=name)
+        conv = lambda name: Conv(self.channels, dtype=self.dtype, name=name)
         h = conv("conv1")(nn.silu(norm("norm1")(x)))
         if emb is not None:
-            h = h + nn.Dense(self.channels, dtype=self.dtype, name="time_emb_proj")(nn.silu(emb))[:, None, None]
+            h = h + Dense(self.channels, dtype=self.dtype, name="time_emb_proj")(nn.silu(emb))[:, None, None]
         h = conv("conv2")(nn.silu(norm("norm2")(h)))
         if x.shape[-1] != self.channels:
-            x = nn.Conv(self.channels, (1, 1), dtype=self.dtype, name="conv_shortcut")(x)
+            x = Conv(self.channels, 1, self.dtype, name="conv_shortcut")(x)
         return x + h
 
 
@@ -80,13 +109,16 @@ class Attention(nn.Module):
         width = self.num_heads * self.head_dim
 
         def heads(y, name):
-            y = nn.Dense(width, use_bias=self.use_bias, dtype=self.dtype, name=name)(y)
+            y = Dense(width, use_bias=self.use_bias, dtype=self.dtype, name=name)(y)
             return y.reshape(*y.shape[:2], self.num_heads, self.head_dim)
 
         q, k, v = heads(x, "to_q"), heads(context, "to_k"), heads(context, "to_v")
-        mask = None if mask is None else mask[:, None, None, :]
-        out = jax.nn.dot_product_attention(q, k, v, mask=mask).reshape(*x.shape[:2], width)
-        return nn.Dense(x.shape[-1], dtype=self.dtype, name="to_out")(out)
+        if mask is None and cpu.on_cpu(q.dtype):
+            out = cpu.self_attention(q, k, v)
+        else:
+            out = jax.nn.dot_product_attention(q, k, v, mask=None if mask is None else mask[:, None, None, :])
+        out = out.reshape(*x.shape[:2], width)
+        return Dense(x.shape[-1], dtype=self.dtype, name="to_out")(out)
 
 
 class SpatialAttention(nn.Module):
@@ -118,12 +150,12 @@ class TransformerBlock(nn.Module):
         attention = lambda name: Attention(channels // self.head_dim, self.head_dim, dtype=self.dtype, name=name)
         norm = lambda name: nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name=name)
         h = nn.GroupNorm(self.groups, epsilon=1e-6, dtype=self.dtype, name="norm")(x)
-        h = nn.Dense(channels, dtype=self.dtype, name="proj_in")(h.reshape(x.shape[0], -1, channels))
+        h = Dense(channels, dtype=self.dtype, name="proj_in")(h.reshape(x.shape[0], -1, channels))
         h = h + attention("attn1")(norm("norm1")(h))
         h = h + attention("attn2")(norm("norm2")(h), context, mask)
-        value, gate = jnp.split(nn.Dense(8 * channels, dtype=self.dtype, name="ff_in")(norm("norm3")(h)), 2, axis=-1)
-        h = h + nn.Dense(channels, dtype=self.dtype, name="ff_out")(value * nn.gelu(gate, approximate=False))
-        return x + nn.Dense(channels, dtype=self.dtype, name="proj_out")(h).reshape(x.shape)
+        value, gate = jnp.split(Dense(8 * channels, dtype=self.dtype, name="ff_in")(norm("norm3")(h)), 2, axis=-1)
+        h = h + Dense(channels, dtype=self.dtype, name="ff_out")(value * nn.gelu(gate, approximate=False))
+        return x + Dense(channels, dtype=self.dtype, name="proj_out")(h).reshape(x.shape)
 
 
 class Downsample(nn.Module):
@@ -155,4 +187,4 @@ class Upsample(nn.Module):
     def __call__(self, x: Float[Array, "B t f c"]) -> Float[Array, "B u g c"]:
         for axis, factor in zip((1, 2), self.stride, strict=True):
             x = jnp.repeat(x, factor, axis=axis) if factor > 1 else x
-        return nn.Conv(self.channels, (3, 3), padding=1, dtype=self.dtype, name="conv")(x)
+        return Conv(self.channels, dtype=self.dtype, name="conv")(x)

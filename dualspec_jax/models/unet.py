@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from dualspec_jax.models.layers import (
+    Conv,
     Downsample,
     ResBlock,
     TransformerBlock,
@@ -98,7 +99,7 @@ class UNet(nn.Module):
         last = len(self.channels) - 1
 
         h = space_to_depth(x, self.patch)
-        h = nn.Conv(self.channels[0], (3, 3), padding=1, dtype=self.dtype, name="conv_in")(h)
+        h = Conv(self.channels[0], dtype=self.dtype, name="conv_in")(h)
         if self.freq_embedding:
             row = self.param("freq_embedding", nn.initializers.normal(0.02), (h.shape[2], h.shape[3]))
             h = h + row.astype(self.dtype)
@@ -128,5 +129,5 @@ class UNet(nn.Module):
                 h = Upsample(self.channels[i], dtype=self.dtype, name=f"up_{i}_upsample")(h)
         h = nn.silu(nn.GroupNorm(self.norm_groups, epsilon=1e-5, dtype=self.dtype, name="conv_norm_out")(h))
         folded = out_channels * self.patch[0] * self.patch[1]
-        h = nn.Conv(folded, (3, 3), padding=1, dtype=self.dtype, name="conv_out")(h)
+        h = Conv(folded, dtype=self.dtype, name="conv_out")(h)
         return depth_to_space(h, self.patch).astype(jnp.float32)

@@ -7,7 +7,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dualspec_jax.models.layers import Downsample, ResBlock, SpatialAttention, Upsample, depth_to_space, space_to_depth
+from dualspec_jax.models.layers import (
+    Conv,
+    Downsample,
+    ResBlock,
+    SpatialAttention,
+    Upsample,
+    depth_to_space,
+    space_to_depth,
+)
 
 
 def _res_block(channels: int, parent: nn.Module, name: str) -> nn.Module:
@@ -46,7 +54,7 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B T F C"]) -> Float[Array, "B t f c"]:
         x = space_to_depth(x, self.patch)
-        x = nn.Conv(self.channels[0], (3, 3), padding=1, dtype=self.dtype, name="conv_in")(x)
+        x = Conv(self.channels[0], dtype=self.dtype, name="conv_in")(x)
         for i, width in enumerate(self.channels):
             for j in range(self.layers_per_block):
                 x = _res_block(width, self, f"down_{i}_resnets_{j}")(x)
@@ -54,7 +62,7 @@ class Encoder(nn.Module):
                 x = Downsample(width, self.strides[i], True, self.dtype, name=f"down_{i}_downsample")(x)
         x = _Middle(self.channels[-1], self.groups, self.mid_attention, self.dtype, self.remat, name="mid")(x)
         x = nn.silu(nn.GroupNorm(self.groups, epsilon=1e-6, dtype=self.dtype, name="conv_norm_out")(x))
-        return nn.Conv(2 * self.latent_channels, (3, 3), padding=1, dtype=self.dtype, name="conv_out")(x)
+        return Conv(2 * self.latent_channels, dtype=self.dtype, name="conv_out")(x)
 
 
 class Decoder(nn.Module):
@@ -72,7 +80,7 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, z: Float[Array, "B t f c"]) -> Float[Array, "B T F C"]:
-        x = nn.Conv(self.channels[-1], (3, 3), padding=1, dtype=self.dtype, name="conv_in")(z)
+        x = Conv(self.channels[-1], dtype=self.dtype, name="conv_in")(z)
         x = _Middle(self.channels[-1], self.groups, self.mid_attention, self.dtype, self.remat, name="mid")(x)
         for i, width in reversed(list(enumerate(self.channels))):
             for j in range(self.layers_per_block + 1):
@@ -81,7 +89,7 @@ class Decoder(nn.Module):
                 x = Upsample(width, self.strides[i - 1], self.dtype, name=f"up_{i}_upsample")(x)
         x = nn.silu(nn.GroupNorm(self.groups, epsilon=1e-6, dtype=self.dtype, name="conv_norm_out")(x))
         folded = self.out_channels * self.patch[0] * self.patch[1]
-        x = nn.Conv(folded, (3, 3), padding=1, dtype=self.dtype, name="conv_out")(x)
+        x = Conv(folded, dtype=self.dtype, name="conv_out")(x)
         return depth_to_space(x, self.patch).astype(jnp.float32)
 
 
@@ -119,8 +127,8 @@ class AutoencoderKL(nn.Module):
         ends = (self.norm_groups, self.mid_attention, self.dtype, self.remat)
         self.encoder = Encoder(*shared, self.latent_channels, *ends)
         self.decoder = Decoder(self.in_channels, *shared, *ends)
-        self.quant_conv = nn.Conv(2 * self.latent_channels, (1, 1), dtype=jnp.float32)
-        self.post_quant_conv = nn.Conv(self.latent_channels, (1, 1), dtype=self.dtype)
+        self.quant_conv = Conv(2 * self.latent_channels, 1)
+        self.post_quant_conv = Conv(self.latent_channels, 1, self.dtype)
 
     def encode(self, x: Float[Array, "B T F C"]) -> tuple[Float[Array, "B t f c"], Float[Array, "B t f c"]]:
         """Return mean and log-variance of the posterior, log-variance clipped to [-30, 20]."""
