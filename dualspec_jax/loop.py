@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from dualspec_jax.checkpoint import BestCheckpoint, Checkpoints
 from dualspec_jax.metrics_log import Clock, MetricsLog, Window
+from dualspec_jax.models import cpu
 from dualspec_jax.optimizer import make_optimizer
 from dualspec_jax.picture import save_png
 from dualspec_jax.sharding import (
@@ -143,7 +144,8 @@ def train(config: ConfigDict, task: Any, workdir: str | Path, stop_after: int | 
                         batch = place_batch(next(batches), mesh, share[1])
                     except StopIteration:
                         raise ValueError(f"{task.name}: the training data ended after {step} batches") from None
-                state, metrics = train_step(state, batch, base_key, *frozen)
+                with cpu.long_runs():
+                    state, metrics = train_step(state, batch, base_key, *frozen)
                 step += 1
                 clock.steps += 1
                 fetch()
