@@ -12,6 +12,7 @@ divided by its own. On a GPU, MFU is that of --chip's peak.
 
 import json
 import statistics
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -34,6 +35,8 @@ from dualspec_jax.diffusion.schedule import make_alpha_bar
 from dualspec_jax.diffusion.solvers import sample_latent
 from dualspec_jax.models import cpu
 from dualspec_jax.train_step import init_state, make_train_step
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # experiments import `configs`
 
 LR = 1e-4
 
