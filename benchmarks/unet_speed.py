@@ -4,8 +4,8 @@
 
 A train step is noise prediction, squared error, gradients and AdamW; a guided step is one DDIM step with
 classifier-free guidance. The variants take turns, so that what else the machine
-does hits all of them. PyTorch, too, runs in a process that keeps freed memory (`allocator`), as ours does: a train step
-of the embedded U-Net takes it 1.3 instead of 1.8 s. Needs the extra `parity`.
+does hits all of them. PyTorch, too, runs in a process that keeps freed memory (`allocator`), as ours does. Needs the
+extra `parity`.
 Prints for each variant, the median seconds, the seconds of the first call (compilation), and PyTorch float32's time
 divided by its own. On a GPU, MFU is that of --chip's peak.
 """

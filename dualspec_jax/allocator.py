@@ -19,9 +19,9 @@ def keep_freed_memory() -> bool:
 
     XLA asks for the arrays of a program's run in one block and frees it behind. On a CPU that block is new each time,
     and the system clears each page when it is first touched: 152 000 page faults and 0.5 of 3.7 s of processor time in
-    a train step of the embedded U-Net (4 clips). Kept, the step takes 1.39 instead of 1.84 s, a guided step 0.77
-    instead of 0.95 s (two cores of an AMD EPYC, Zen 3). The process keeps its largest size until it ends; that size was
-    2.4 GB with and without.
+    a train step of the embedded U-Net (4 clips). Kept, the step takes 1.11, 1.11 and 1.21 instead of 1.30, 1.37 and
+    1.35 s (three pairs of runs on two cores of an AMD EPYC, Zen 3). The process keeps its largest size until it ends;
+    that was 2.8 GB in two of these runs, as without, and 3.5 GB in one, where small arrays had cut up what was free.
 
     To be called before threads allocate, since no such block fits the heap of a thread.
     """

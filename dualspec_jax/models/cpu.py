@@ -143,8 +143,8 @@ _product.defvjp(lambda x, kernel: (_product(x, kernel), (x, kernel)), _product_b
 
 
 def dot_general(x: Float[Array, "... c"], kernel: Float[Array, "c d"], dimension_numbers, **options) -> Array:
-    """Return x @ kernel, for `nn.Dense`; on a CPU with a faster gradient of the kernel."""
-    if not on_cpu(x.dtype):
+    """Return x @ kernel, for `nn.Dense`; on a CPU, and with no precision asked for, with a faster gradient of it."""
+    if not on_cpu(x.dtype) or any(option is not None for option in options.values()):
         return jax.lax.dot_general(x, kernel, dimension_numbers, **options)
     return _product(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 

@@ -80,6 +80,15 @@ def test_attention_keeps_its_precision_at_large_logits():
     np.testing.assert_allclose(out, jax.nn.dot_product_attention(q, k, v), atol=1e-3)
 
 
+def test_a_precision_that_is_asked_for_is_kept():
+    product = lambda **options: lambda x, y: cpu.dot_general(x, y, (((1,), (0,)), ((), ())), **options)
+    x, kernel = normal(3, 4), normal(4, 5)
+    text = str(jax.make_jaxpr(product(precision=jax.lax.Precision.HIGHEST))(x, kernel))
+    assert "HIGHEST" in text
+    assert "custom_vjp" not in text
+    assert "custom_vjp" in str(jax.make_jaxpr(product(precision=None))(x, kernel))
+
+
 def test_dense_and_pointwise_convolution_have_the_products_gradients():
     x, kernel, bias = normal(2, 3, 4, 8), normal(8, 5, seed=1), normal(5, seed=2)
     expected = gradients(lambda x, kernel, bias: x @ kernel + bias, x, kernel, bias)
