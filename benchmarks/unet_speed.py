@@ -2,10 +2,11 @@
 
     python benchmarks/unet_speed.py --config configs/base_s.py --batch 2 --repeats 5 --out unet_speed.json
 
-A train step is noise prediction, squared error, gradients and AdamW; a guided step is one DDIM step with
-classifier-free guidance. The variants take turns, so that what else the machine
-does hits all of them. PyTorch, too, runs in a process that keeps freed memory (`allocator`), as ours does. Needs the
-extra `parity`.
+A train step is noise prediction, squared error, gradients and their norm, AdamW and the running average of the
+parameters, on both sides; a guided step is one DDIM step with classifier-free guidance. Both keep what the backward
+pass needs; with --remat both compute blocks again, whatever the config says. The variants take turns, so that what else
+the machine does hits all of them. PyTorch, too, runs in a process that keeps freed memory (`allocator`), as ours does.
+Needs the extra `parity`.
 Prints for each variant, the median seconds, the seconds of the first call (compilation), and PyTorch float32's time
 divided by its own. On a GPU, MFU is that of --chip's peak.
 """
@@ -38,7 +39,7 @@ from dualspec_jax.train_step import init_state, make_train_step
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # experiments import `configs`
 
-LR = 1e-4
+LR, EMA_DECAY = 1e-4, 0.999
 
 
 def inputs(config: ConfigDict, batch: int) -> dict[str, np.ndarray]:
@@ -73,7 +74,9 @@ def torch_model(config: ConfigDict):
     )
 
 
-def torch_variant(model, data: dict[str, np.ndarray], dtype: str, compiled: bool, device: str, scale: float):
+def torch_variant(
+    model, data: dict[str, np.ndarray], dtype: str, compiled: bool, device: str, scale: float, remat: bool
+):
     """Return {"train": call, "guided": call, "output": call} that wait for their result; the model is changed."""
     import copy
 
@@ -83,9 +86,13 @@ def torch_variant(model, data: dict[str, np.ndarray], dtype: str, compiled: bool
     tensor = lambda a: torch.from_numpy(np.ascontiguousarray(a)).to(device)
     x, target = (tensor(data[name].transpose(0, 3, 1, 2)) for name in ("x", "target"))
     t, text = tensor(data["t"]), tensor(data["text"])
-    model = copy.deepcopy(model).to(device)
+    model = copy.deepcopy(model).to(device).train()
+    if remat:
+        model.enable_gradient_checkpointing()
     forward = torch.compile(model) if compiled else model
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LR)
+    weights = list(model.parameters())
+    average = [weight.detach().clone() for weight in weights]
+    optimizer = torch.optim.AdamW(weights, lr=LR)
     cast = lambda: torch.autocast(device, dtype=torch.bfloat16, enabled=dtype == "bfloat16")
     scheduler = DDIMScheduler(beta_schedule="scaled_linear", timestep_spacing="trailing", clip_sample=False)
     scheduler.set_timesteps(25)
@@ -95,7 +102,10 @@ def torch_variant(model, data: dict[str, np.ndarray], dtype: str, compiled: bool
         with cast():
             loss = torch.mean((forward(x, t, text).sample.float() - target) ** 2)
         loss.backward()
+        torch.nn.utils.get_total_norm([weight.grad for weight in weights])
         optimizer.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(average, weights, 1.0 - EMA_DECAY)
         optimizer.zero_grad(set_to_none=True)
         wait()
 
@@ -141,7 +151,7 @@ def jax_variant(config: ConfigDict, params: Any, data: dict[str, np.ndarray], dt
         return sample_latent(guided, batch["x"], keys, alpha_bar, steps=1, prediction="eps")
 
     state = init_state(lambda key: jax.tree.map(jnp.array, params), tx, jax.random.key(0))
-    step = jax.jit(make_train_step(loss_fn, tx, 0.999), donate_argnums=0)
+    step = jax.jit(make_train_step(loss_fn, tx, EMA_DECAY), donate_argnums=0)
     jitted, forward = jax.jit(guided_step), jax.jit(apply)
     inference = jax.device_put(params)
 
@@ -202,6 +212,7 @@ def main(argv: list[str]) -> None:
         config.unet.update(
             azimuth_token=False, pooled_text=False, freq_embedding=False, condition_rows=False, patch=(1, 1)
         )
+        config.train.diffusion.remat = given.remat
     validate(config)
     compile_cache.enable()
     gpu = jax.default_backend() == "gpu"
@@ -219,7 +230,7 @@ def main(argv: list[str]) -> None:
         for compiled in (False, True) if given.compile else (False,):
             name = f"torch {dtype}{' compiled' if compiled else ''}"
             device = "cuda" if gpu else "cpu"
-            variants[name] = torch_variant(reference, data, dtype, compiled, device, scale)
+            variants[name] = torch_variant(reference, data, dtype, compiled, device, scale, given.remat)
     outputs = {name: calls["output"]() for name, calls in variants.items() if "float32" in name}
     error = float(np.max(np.abs(outputs["jax float32"] - outputs["torch float32"])))
     print(f"max abs difference of the float32 outputs: {error:.2e}")
@@ -245,6 +256,7 @@ if __name__ == "__main__":
     flags.DEFINE_integer("batch", 1, "Examples.", lower_bound=1)
     flags.DEFINE_integer("repeats", 5, "Timed calls of each variant.", lower_bound=1)
     flags.DEFINE_bool("bfloat16", True, "bfloat16, too; on a CPU without it PyTorch takes minutes.")
+    flags.DEFINE_bool("remat", False, "Compute blocks again in the backward pass, as to save memory.")
     flags.DEFINE_bool("compile", False, "torch.compile, too.")
     flags.DEFINE_enum("chip", "H200", list(CHIPS), "Peak for MFU, on a GPU.")
     flags.DEFINE_string("out", None, "JSON to write.")

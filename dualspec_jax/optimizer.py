@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from dualspec_jax.models.cpu_layers import global_norm
+
 
 def make_schedule(lr: float, warmup_steps: int, steps: int, final_lr_ratio: float) -> Callable[[Any], jax.Array]:
     """Return step -> learning rate: a linear warm-up, then a cosine down to lr * final_lr_ratio.
@@ -36,6 +38,17 @@ def decay_mask(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(decays, params)
 
 
+def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
+    """Return `optax.clip_by_global_norm`, with the norm that the train step reports, so that it is computed once."""
+
+    def clip(updates, params):
+        del params
+        norm = global_norm(updates)
+        return jax.tree.map(lambda x: jnp.where(norm < limit, x, x / norm.astype(x.dtype) * limit), updates)
+
+    return optax.stateless(clip)
+
+
 def make_optimizer(train_config: ConfigDict) -> tuple[optax.GradientTransformation, Callable[[Any], jax.Array]]:
     """Return (tx, schedule) of a task: clipping by global norm, then AdamW.
 
@@ -48,5 +61,5 @@ def make_optimizer(train_config: ConfigDict) -> tuple[optax.GradientTransformati
     c = train_config
     schedule = make_schedule(c.lr, c.warmup_steps, c.steps, c.final_lr_ratio)
     adamw = optax.adamw(schedule, b1=c.b1, b2=c.b2, weight_decay=c.weight_decay, mask=decay_mask)
-    clip = optax.identity() if c.grad_clip is None else optax.clip_by_global_norm(c.grad_clip)
+    clip = optax.identity() if c.grad_clip is None else clip_by_global_norm(c.grad_clip)
     return optax.chain(clip, adamw), schedule

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from dualspec_jax.models.cpu_layers import global_norm
+
 PyTree = Any
 
 
@@ -89,7 +91,7 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         decay = ema_decay_at(state.step, ema_decay)
         ema_params = optax.incremental_update(params, state.ema_params, 1.0 - decay)
-        metrics = metrics | {"grad_norm": optax.tree.norm(grads)}
+        metrics = metrics | {"grad_norm": global_norm(grads)}
         state = state.replace(step=state.step + 1, params=params, ema_params=ema_params, opt_state=opt_state)
         return state, metrics
 

@@ -1,6 +1,5 @@
 """Layers shared by the VAE and the denoiser, in the structure of the reference implementations (diffusers)."""
 
-import functools
 import math
 from collections.abc import Sequence
 
@@ -9,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from dualspec_jax.models import cpu
+from dualspec_jax.models import cpu, cpu_convolution, cpu_layers
 
 
 def space_to_depth(x: Float[Array, "B T F C"], patch: Sequence[int]) -> Float[Array, "B t f c"]:
@@ -37,7 +36,25 @@ def timestep_embedding(t: Float[Array, "B"], dim: int) -> Float[Array, "B {dim}"
     return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
 
 
-Dense = functools.partial(nn.Dense, dot_general=cpu.dot_general)
+class Dense(nn.Module):
+    """A product with a kernel, and a bias; parameters as `nn.Dense` names them.
+
+    Attributes:
+      features: of the output.
+      dtype: of the computation; parameters stay float32.
+    """
+
+    features: int
+    use_bias: bool = True
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... c"]) -> Float[Array, "... d"]:
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x = cpu_layers.product(x, kernel)
+        return x if bias is None else cpu_layers.add_bias(x, bias)
 
 
 class Conv(nn.Module):
@@ -59,8 +76,20 @@ class Conv(nn.Module):
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.channels,))
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        product = lambda: cpu.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
-        return (cpu.convolve(x, kernel) if self.width == 3 else product()) + bias
+        x = cpu_convolution.convolve(x, kernel) if self.width == 3 else cpu_layers.product(x, kernel[0, 0])
+        return cpu_layers.add_bias(x, bias)
+
+
+class GroupNorm(nn.GroupNorm):
+    """`nn.GroupNorm` over the last axis, with scale and bias, on a CPU by `cpu_layers.group_norm`."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B ... c"]) -> Float[Array, "B ... c"]:
+        if self.dtype != jnp.float32 or not cpu.on_cpu(x.dtype):
+            return super().__call__(x)
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        return cpu_layers.group_norm(x, scale, bias, self.num_groups, self.epsilon)
 
 
 class ResBlock(nn.Module):
@@ -79,7 +108,7 @@ class ResBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B t f c"], emb: Float[Array, "B E"] | None = None) -> Float[Array, "B t f d"]:
-        norm = lambda name: nn.GroupNorm(self.groups, epsilon=self.eps, dtype=self.dtype, name=name)
+        norm = lambda name: GroupNorm(self.groups, epsilon=self.eps, dtype=self.dtype, name=name)
         conv = lambda name: Conv(self.channels, dtype=self.dtype, name=name)
         h = conv("conv1")(nn.silu(norm("norm1")(x)))
         if emb is not None:
@@ -114,7 +143,7 @@ class Attention(nn.Module):
 
         q, k, v = heads(x, "to_q"), heads(context, "to_k"), heads(context, "to_v")
         if mask is None and cpu.on_cpu(q.dtype):
-            out = cpu.self_attention(q, k, v)
+            out = cpu_layers.self_attention(q, k, v)
         else:
             out = jax.nn.dot_product_attention(q, k, v, mask=None if mask is None else mask[:, None, None, :])
         out = out.reshape(*x.shape[:2], width)
@@ -129,7 +158,7 @@ class SpatialAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B t f c"]) -> Float[Array, "B t f c"]:
-        h = nn.GroupNorm(self.groups, epsilon=1e-6, dtype=self.dtype, name="group_norm")(x)
+        h = GroupNorm(self.groups, epsilon=1e-6, dtype=self.dtype, name="group_norm")(x)
         h = h.reshape(x.shape[0], -1, x.shape[-1])
         h = Attention(1, x.shape[-1], use_bias=True, dtype=self.dtype, name="attention")(h)
         return x + h.reshape(x.shape)
@@ -149,12 +178,12 @@ class TransformerBlock(nn.Module):
         channels = x.shape[-1]
         attention = lambda name: Attention(channels // self.head_dim, self.head_dim, dtype=self.dtype, name=name)
         norm = lambda name: nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name=name)
-        h = nn.GroupNorm(self.groups, epsilon=1e-6, dtype=self.dtype, name="norm")(x)
+        h = GroupNorm(self.groups, epsilon=1e-6, dtype=self.dtype, name="norm")(x)
         h = Dense(channels, dtype=self.dtype, name="proj_in")(h.reshape(x.shape[0], -1, channels))
         h = h + attention("attn1")(norm("norm1")(h))
         h = h + attention("attn2")(norm("norm2")(h), context, mask)
-        value, gate = jnp.split(Dense(8 * channels, dtype=self.dtype, name="ff_in")(norm("norm3")(h)), 2, axis=-1)
-        h = h + Dense(channels, dtype=self.dtype, name="ff_out")(value * nn.gelu(gate, approximate=False))
+        hidden = cpu_layers.gated_gelu(Dense(8 * channels, dtype=self.dtype, name="ff_in")(norm("norm3")(h)))
+        h = h + Dense(channels, dtype=self.dtype, name="ff_out")(hidden)
         return x + Dense(channels, dtype=self.dtype, name="proj_out")(h).reshape(x.shape)
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 from dualspec_jax.models.layers import (
     Conv,
     Downsample,
+    GroupNorm,
     ResBlock,
     TransformerBlock,
     Upsample,
@@ -127,7 +128,7 @@ class UNet(nn.Module):
                     h = attend(f"up_{i}_attentions_{j}")(h, context, mask)
             if i > 0:
                 h = Upsample(self.channels[i], dtype=self.dtype, name=f"up_{i}_upsample")(h)
-        h = nn.silu(nn.GroupNorm(self.norm_groups, epsilon=1e-5, dtype=self.dtype, name="conv_norm_out")(h))
+        h = nn.silu(GroupNorm(self.norm_groups, epsilon=1e-5, dtype=self.dtype, name="conv_norm_out")(h))
         folded = out_channels * self.patch[0] * self.patch[1]
         h = Conv(folded, dtype=self.dtype, name="conv_out")(h)
         return depth_to_space(h, self.patch).astype(jnp.float32)

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from dualspec_jax.models.layers import (
     Conv,
     Downsample,
+    GroupNorm,
     ResBlock,
     SpatialAttention,
     Upsample,
@@ -61,7 +62,7 @@ class Encoder(nn.Module):
             if i < len(self.strides):
                 x = Downsample(width, self.strides[i], True, self.dtype, name=f"down_{i}_downsample")(x)
         x = _Middle(self.channels[-1], self.groups, self.mid_attention, self.dtype, self.remat, name="mid")(x)
-        x = nn.silu(nn.GroupNorm(self.groups, epsilon=1e-6, dtype=self.dtype, name="conv_norm_out")(x))
+        x = nn.silu(GroupNorm(self.groups, epsilon=1e-6, dtype=self.dtype, name="conv_norm_out")(x))
         return Conv(2 * self.latent_channels, dtype=self.dtype, name="conv_out")(x)
 
 
@@ -87,7 +88,7 @@ class Decoder(nn.Module):
                 x = _res_block(width, self, f"up_{i}_resnets_{j}")(x)
             if i > 0:
                 x = Upsample(width, self.strides[i - 1], self.dtype, name=f"up_{i}_upsample")(x)
-        x = nn.silu(nn.GroupNorm(self.groups, epsilon=1e-6, dtype=self.dtype, name="conv_norm_out")(x))
+        x = nn.silu(GroupNorm(self.groups, epsilon=1e-6, dtype=self.dtype, name="conv_norm_out")(x))
         folded = self.out_channels * self.patch[0] * self.patch[1]
         x = Conv(folded, dtype=self.dtype, name="conv_out")(x)
         return depth_to_space(x, self.patch).astype(jnp.float32)
