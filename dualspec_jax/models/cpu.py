@@ -30,9 +30,9 @@ def accelerator_forms() -> contextlib.AbstractContextManager[None]:
 
 
 def long_runs() -> contextlib.AbstractContextManager[None]:
-    """Have what is traced inside use Winograd's convolutions on a CPU: for programs that run for minutes.
+    """Have what is traced inside use the convolutions of `cpu_convolution` on a CPU: for programs that run for minutes.
 
-    They take longer to compile: the sampler of the embedded model 31 instead of 20 s, for 0.2 s a clip.
+    Winograd's take longer to compile: the sampler of the embedded model 31 instead of 20 s, for 0.2 s a clip.
     """
     return _at(2)
 
@@ -43,5 +43,5 @@ def level_of(dtype: jnp.dtype) -> int:
 
 
 def on_cpu(dtype: jnp.dtype) -> bool:
-    """Return whether a computation in a dtype is to use the forms of this module."""
+    """Return whether a computation in a dtype is to use the forms of `cpu_layers`."""
     return level_of(dtype) > 0
