@@ -71,6 +71,7 @@ setup(
     packages=find_packages(include=["dualspec_jax", "dualspec_jax.*"]),
     package_data={
         "dualspec_jax": ["embedded/*", "evaluation_models/*"],
+        "dualspec_jax.native": ["*.cc", "*.h"],  # compiled where they run, see native/library.py
         "dualspec_jax.spatial": ["*.json"],
     },
     install_requires=CORE,

@@ -37,7 +37,7 @@ sys.path.insert(0, str(ROOT))
 
 from dualspec_jax import compile_cache  # noqa: E402 - after the path is set
 from dualspec_jax import config as config_lib  # noqa: E402 - after the path is set
-from dualspec_jax.ops.analysis import clip_features, map_clips  # noqa: E402 - after the path is set
+from dualspec_jax.ops.analysis import analyse_clips  # noqa: E402 - after the path is set
 from dualspec_jax.ops.binaural import floor_powers  # noqa: E402 - after the path is set
 from dualspec_jax.ops.coding import decode_stft_features, encode_stft_features  # noqa: E402
 from dualspec_jax.ops.mel import mel_filters  # noqa: E402
@@ -45,7 +45,7 @@ from dualspec_jax.spatial.hrtf import spherical_head  # noqa: E402
 from dualspec_jax.spatial.render import HrirBank, make_bank_renderer, make_renderer  # noqa: E402
 
 AUDIO = config_lib.default().audio
-BATCH = 4  # a larger one's results outgrow what the allocator keeps (32 MiB)
+BATCH = 16  # of the embedded model's training
 ROUNDS = 5  # of ours and theirs in turn: other programs come and go
 
 
@@ -136,8 +136,8 @@ def measure_features(rows: list) -> None:
 
     @jax.jit
     def analyse(x, floor_response):
-        one = lambda x, floors: clip_features(x, floors, filters, average_frames=AUDIO.coherence_frames, **sizes)
-        return map_clips(one, x, floor_powers(floor_response, AUDIO.stft_floor))
+        floors = floor_powers(floor_response, AUDIO.stft_floor)
+        return analyse_clips(x, floors, filters, average_frames=AUDIO.coherence_frames, **sizes)
 
     on_device = jax.device_put((wave, response))
     ours = lambda: jax.block_until_ready(analyse(*on_device))
@@ -157,7 +157,8 @@ def measure_render(rows: list) -> None:
         wave = np.stack([scipy.signal.fftconvolve(mono[0], ear)[: AUDIO.n_samples] for ear in ears], axis=-1)
         return librosa_features(wave, head.spectrum(float(azimuth[0]), AUDIO.n_fft, AUDIO.n_bins), filters)
 
-    compare("render + features", lambda: jax.block_until_ready(render(mono, azimuth)), theirs, rows)
+    on_device = jax.device_put((mono, azimuth))
+    compare("render + features", lambda: jax.block_until_ready(render(*on_device)), theirs, rows)
 
 
 def measure_coding(rows: list) -> None:

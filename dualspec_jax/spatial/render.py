@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from dualspec_jax.ops.analysis import clip_features, map_clips
+from dualspec_jax.native import audio as native
+from dualspec_jax.ops.analysis import analyse_clips, map_clips
 from dualspec_jax.ops.binaural import floor_powers
 from dualspec_jax.ops.mel import mel_filters
 from dualspec_jax.spatial.hrtf import Hrtf
@@ -31,17 +32,21 @@ def make_renderer(audio_json: str):
     """
     audio = ConfigDict(json.loads(audio_json))
     filters = mel_filters(audio)
-    sizes = {k: audio[k] for k in ("n_fft", "hop_length", "n_frames", "mel_floor", "stft_floor")}
+    sizes = {k: audio[k] for k in ("hop_length", "n_frames", "mel_floor", "stft_floor")}
 
-    def render_clip(mono, hrir, floors):
+    sizes["average_frames"] = audio.coherence_frames
+
+    def render_clip(mono, hrir):
         wave = render_sources(mono, hrir)
-        wave = wave * jnp.minimum(1.0, PEAK / jnp.maximum(jnp.abs(wave).max(), 1e-9))
-        return wave, *clip_features(wave, floors, filters, average_frames=audio.coherence_frames, **sizes)
+        return wave * jnp.minimum(1.0, PEAK / jnp.maximum(jnp.abs(wave).max(), 1e-9))
 
     @jax.jit
     def render(mono, hrir, response):
         floors = floor_powers(response[:, : audio.n_bins], audio.stft_floor)
-        return map_clips(render_clip, mono, hrir, floors)
+        if native.can_render(hrir.shape[-1], audio.n_fft, *filters.shape):
+            return native.render(mono, hrir, PEAK, floors, filters, **sizes)
+        waves = map_clips(render_clip, mono, hrir)
+        return waves, *analyse_clips(waves, floors, filters, n_fft=audio.n_fft, **sizes)
 
     return render
 

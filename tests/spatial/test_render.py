@@ -1,6 +1,8 @@
 import numpy as np
+import pytest
 
 from dualspec_jax.config import default
+from dualspec_jax.native import audio as native
 from dualspec_jax.ops.binaural import spatial_features
 from dualspec_jax.ops.mel import log_mel, mel_filterbank
 from dualspec_jax.ops.stft import stft
@@ -9,6 +11,16 @@ from dualspec_jax.spatial.render import PEAK, HrirBank, make_bank_renderer, make
 from dualspec_jax.spatial.scene import render
 
 N = 10240
+
+
+@pytest.fixture(params=[True, False], ids=["kernels", "jax"], autouse=True)
+def kernels(request, monkeypatch):
+    """Render by the kernels in C++, where there is a compiler, and by the forms in JAX."""
+    if not request.param:
+        monkeypatch.setattr(native, "can_analyse", lambda *sizes: False)
+    make_renderer.cache_clear()
+    yield
+    make_renderer.cache_clear()
 
 
 def small_audio():

@@ -1,0 +1,63 @@
+"""Compile the C++ kernels for this machine, once, and make them known to XLA."""
+
+import ctypes
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import jax
+from absl import logging
+
+_FOLDER = Path(__file__).parent
+_TARGETS = ("dualspec_analyse", "dualspec_render")
+_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fPIC", "-shared", "-pthread", "-w")
+_TIMEOUT = 300  # seconds for one run of the compiler
+
+
+@functools.cache
+def available() -> bool:
+    """Return whether the kernels are there, compiled now if they are not yet.
+
+    They need a C++ compiler: $CXX, or g++ (12 or newer) or clang++ on the path. What they are compiled to lies in
+    $DUALSPEC_NATIVE_DIR, or ~/.cache/dualspec_jax/native, a file for each compiler and processor. DUALSPEC_NATIVE=0
+    switches them off. Where anything fails, a line of the log says what.
+    """
+    if os.environ.get("DUALSPEC_NATIVE", "1") == "0":
+        return False
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+    if not compiler:
+        logging.info("no C++ compiler: kernels for the CPU are those of XLA")
+        return False
+    try:
+        library = ctypes.CDLL(str(_compile(compiler)))
+        for target in _TARGETS:
+            jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu")
+    except (OSError, subprocess.SubprocessError) as error:
+        said = (getattr(error, "stderr", None) or "").strip().splitlines()
+        logging.warning(
+            "kernels for the CPU are those of XLA, as the faster ones failed: %s", said[0] if said else error
+        )
+        return False
+    return True
+
+
+def _compile(compiler: str) -> Path:
+    run = functools.partial(subprocess.run, check=True, capture_output=True, text=True, timeout=_TIMEOUT)
+    target = run([compiler, *_FLAGS, "-dM", "-E", "-x", "c++", os.devnull]).stdout  # its version, this processor
+    sources = sorted([*_FOLDER.glob("*.cc"), *_FOLDER.glob("*.h")])
+    parts = [target, jax.lib.__version__, *_FLAGS, *(path.read_text() for path in sources)]
+    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
+    folder = Path(os.environ.get("DUALSPEC_NATIVE_DIR") or Path.home() / ".cache" / "dualspec_jax" / "native")
+    path = folder / f"{key}.so"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as part:  # several processes may compile at once
+            built = Path(part, "kernels.so")
+            units = [str(source) for source in sources if source.suffix == ".cc"]
+            run([compiler, *_FLAGS, f"-I{jax.ffi.include_dir()}", *units, "-o", str(built)])
+            os.replace(built, path)
+    return path

@@ -1,0 +1,39 @@
+// Work shared by the threads of XLA's pool.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+
+#include "xla/ffi/api/ffi.h"
+
+// Calls task(i) once for each i in [0, n), on this thread and whichever of the pool's are free; returns when all are done.
+inline void parallel_for(xla::ffi::ThreadPool& pool, int64_t n, std::function<void(int64_t)> task) {
+  struct Shared {
+    std::function<void(int64_t)> task;
+    int64_t n;
+    std::atomic<int64_t> next{0};
+    int64_t done = 0;
+    std::mutex mutex;
+    std::condition_variable all_done;
+
+    void work() {
+      for (int64_t i; (i = next.fetch_add(1)) < n;) {
+        task(i);
+        std::lock_guard<std::mutex> lock(mutex);
+        if (++done == n) all_done.notify_one();
+      }
+    }
+  };
+  // A thread that comes late finds nothing left to do: nobody waits for it, so it shares the ownership.
+  auto shared = std::make_shared<Shared>();
+  shared->task = std::move(task);
+  shared->n = n;
+  for (int64_t helper = 1; helper < std::min<int64_t>(n, pool.num_threads()); ++helper)
+    pool.Schedule([shared] { shared->work(); });
+  shared->work();
+  std::unique_lock<std::mutex> lock(shared->mutex);
+  shared->all_done.wait(lock, [&] { return shared->done == n; });
+}

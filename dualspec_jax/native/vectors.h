@@ -1,0 +1,66 @@
+// Eight floats at once, by the vector types of GCC (from 12 on) and Clang: AVX, NEON and others alike.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
+
+typedef float Vec __attribute__((vector_size(32)));
+typedef int32_t IntVec __attribute__((vector_size(32)));
+typedef float LooseVec __attribute__((vector_size(32), aligned(4), may_alias));
+#define INLINE inline __attribute__((always_inline))
+
+static INLINE Vec load(const float* p) { return *reinterpret_cast<const LooseVec*>(p); }
+static INLINE void store(float* p, Vec x) { *reinterpret_cast<LooseVec*>(p) = x; }
+static INLINE Vec fill(float x) { return Vec{x, x, x, x, x, x, x, x}; }
+static INLINE Vec max(Vec a, Vec b) { return a > b ? a : b; }
+
+#define SHUFFLE __builtin_shufflevector
+static INLINE Vec reverse(Vec a) { return SHUFFLE(a, a, 7, 6, 5, 4, 3, 2, 1, 0); }
+
+static INLINE void transpose(const Vec (&in)[8], Vec (&out)[8]) {
+  Vec pairs[8], fours[8];
+  for (int i = 0; i < 8; i += 2) {
+    pairs[i] = SHUFFLE(in[i], in[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+    pairs[i + 1] = SHUFFLE(in[i], in[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+  }
+  for (int i = 0; i < 8; i += 4) {
+    for (int j = 0; j < 2; ++j) {
+      fours[i + 2 * j] = SHUFFLE(pairs[i + j], pairs[i + j + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+      fours[i + 2 * j + 1] = SHUFFLE(pairs[i + j], pairs[i + j + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+    }
+  }
+  for (int i = 0; i < 4; ++i) {
+    out[i] = SHUFFLE(fours[i], fours[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+    out[i + 4] = SHUFFLE(fours[i], fours[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+  }
+}
+
+// 1 / sqrt(x) for positive normal numbers; relative error below 3e-7.
+static INLINE Vec inverse_sqrt(Vec x) {
+#if defined(__AVX__)
+  Vec y = reinterpret_cast<Vec>(_mm256_rsqrt_ps(reinterpret_cast<__m256>(x)));
+  return y * (1.5f - 0.5f * x * y * y);
+#else
+  Vec y;
+  for (int i = 0; i < 8; ++i) y[i] = 1.0f / std::sqrt(x[i]);
+  return y;
+#endif
+}
+
+// scale times the natural logarithm of positive normal numbers, to scale * 3e-7 near 1 and to rounding elsewhere: the
+// exponent, and f times a polynomial of f = mantissa - 1, mantissa in [0.7, 1.4), fitted for the smallest largest error.
+static INLINE Vec scaled_log(Vec x, float scale) {
+  constexpr int32_t kSqrtHalf = 0x3f3504f3;
+  constexpr float kTerms[] = {1.182736605e-01f, -1.890195310e-01f, 2.060469538e-01f, -2.488134205e-01f,
+                              3.330329657e-01f, -5.000196695e-01f, 1.000003219e+00f};
+  IntVec bits = reinterpret_cast<IntVec>(x), exponent = (bits - kSqrtHalf) >> 23;
+  Vec f = reinterpret_cast<Vec>(bits - (exponent << 23)) - 1.0f;
+  Vec p = fill(scale * kTerms[0]);
+  for (int i = 1; i < 7; ++i) p = p * f + scale * kTerms[i];
+  return p * f + __builtin_convertvector(exponent, Vec) * (scale * 0.69314718f);
+}
