@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from dualspec_jax.models import cpu
+from dualspec_jax.native import convolution as native
 
 # Four outputs of a filter of three taps from six products: output @ ((taps @ kernel) * (tile @ input)).
 _TILE = 4
@@ -30,8 +31,13 @@ _MIN_CHANNELS, _MIN_POSITIONS = 64, 1024
 
 
 def convolve(x: Float[Array, "B t f c"], kernel: Float[Array, "3 3 c d"]) -> Float[Array, "B t f d"]:
-    """Return x convolved with the kernel, zeros around; in `long_runs` by `winograd` or with gradients by products."""
+    """Return x convolved with the kernel, zeros around; in `long_runs` by `winograd` or with gradients by products.
+
+    Where there is a compiler kernels in C++ do it, which need no long compilation of XLA's.
+    """
     b, t, f, c = x.shape
+    if cpu.on_cpu(x.dtype) and native.can_convolve(t, c, kernel.shape[-1]):
+        return native.convolve(x, kernel)
     if cpu.level_of(x.dtype) < 2 or min(c, kernel.shape[-1]) < _MIN_CHANNELS:
         return _direct(x, kernel)
     return winograd(x, kernel) if b * t * f >= _MIN_POSITIONS and t % _TILE == 0 else _few_positions(x, kernel)

@@ -13,7 +13,7 @@ import jax
 from absl import logging
 
 _FOLDER = Path(__file__).parent
-_TARGETS = ("dualspec_analyse", "dualspec_render")
+_TARGETS = ("dualspec_analyse", "dualspec_render", "dualspec_convolve", "dualspec_kernel_gradient")
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fPIC", "-shared", "-pthread", "-w")
 _TIMEOUT = 300  # seconds for one run of the compiler
 
