@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "fft.h"
+#include "products.h"
 #include "threads.h"
 
 namespace ffi = xla::ffi;
@@ -16,13 +17,6 @@ namespace {
 const Fft& fft() {
   static const Fft tables;
   return tables;
-}
-
-// A thread's array, kept for its next call; it starts with a line of the cache.
-float* scratch(std::vector<float>& kept, size_t n) {
-  constexpr size_t kLine = 64;
-  if (kept.size() < n + kLine) kept.resize(n + kLine);
-  return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(kept.data()) + kLine - 1) / kLine * kLine);
 }
 
 struct MelBands {

@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "products.h"
 #include "threads.h"
-#include "vectors.h"
 
 namespace ffi = xla::ffi;
 using Floats = ffi::Buffer<ffi::F32>;
@@ -13,7 +13,7 @@ using Result = ffi::Result<Floats>;
 
 namespace {
 
-constexpr int kTile = 4, kProducts = 6, kPanel = 16, kRows = 6;
+constexpr int kTile = 4, kProducts = 6;
 constexpr float kTaps[kProducts][3] = {{1 / 4.0f, 0, 0},
                                        {-1 / 6.0f, -1 / 6.0f, -1 / 6.0f},
                                        {-1 / 6.0f, 1 / 6.0f, -1 / 6.0f},
@@ -26,32 +26,6 @@ struct Shape {
   int64_t tiles;                  // of the batch
   int64_t tile_size() const { return (bins + 2) * in; }
 };
-
-// C [M, 16], rows c_apart from each other, is or with `add` gains the sum over u and k of a[m][u * far + k * step] times the
-// row u * n_k + k of b [n_u n_k, 16].
-template <int M>
-void multiply(const float* const* a, int64_t step, int64_t far, const float* b, int64_t n_k, int64_t n_u, float* c,
-              int64_t c_apart, bool add) {
-  Vec sums[M][2];
-  for (int m = 0; m < M; ++m)
-    for (int half = 0; half < 2; ++half) sums[m][half] = add ? load(c + m * c_apart + 8 * half) : fill(0.0f);
-  for (int64_t u = 0; u < n_u; ++u)
-    for (int64_t k = 0; k < n_k; ++k, b += kPanel) {
-      const int64_t offset = u * far + k * step;
-      Vec left = load(b), right = load(b + 8);
-      for (int m = 0; m < M; ++m) {
-        Vec factor = fill(a[m][offset]);
-        sums[m][0] += factor * left;
-        sums[m][1] += factor * right;
-      }
-    }
-  for (int m = 0; m < M; ++m)
-    for (int half = 0; half < 2; ++half) store(c + m * c_apart + 8 * half, sums[m][half]);
-}
-
-using Multiply = decltype(&multiply<1>);
-constexpr Multiply kMultiply[kRows + 1] = {nullptr,     multiply<1>, multiply<2>, multiply<3>,
-                                           multiply<4>, multiply<5>, multiply<6>};
 
 // The six transformed inputs of a tile, `apart` from each other, each [F + 2, C] with zeros at both ends.
 void transform_input(const float* x, const Shape& s, int64_t tile, float* out, int64_t apart) {
@@ -131,18 +105,13 @@ void transform_output(const float* products, int64_t rows, const Shape& s, int64
   }
 }
 
-float* aligned(std::vector<float>& kept, size_t n) {
-  constexpr size_t kLine = 64;
-  if (kept.size() < n + kLine) kept.resize(n + kLine);
-  return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(kept.data()) + kLine - 1) / kLine * kLine);
-}
-
-// Runs task(first, last) on groups of tiles, as many as keep six of their transforms in a second cache of 512 KiB.
+// Runs task(first, last) on groups of tiles, as many as keep six of their transforms in a second cache of 512 KiB, and as
+// many groups for each thread.
 template <typename Task>
 void for_tiles(ffi::ThreadPool& pool, const Shape& s, Task task) {
-  const int64_t fit = (64 << 10) / (kProducts * s.tile_size()), share = (s.tiles - 1) / (2 * pool.num_threads()) + 1;
-  const int64_t group = std::max<int64_t>(1, std::min(fit, share)), groups = (s.tiles - 1) / group + 1;
-  parallel_for(pool, groups, [&](int64_t i) { task(i * group, std::min(s.tiles, (i + 1) * group)); });
+  const int64_t fit = std::max<int64_t>(1, (64 << 10) / (kProducts * s.tile_size())), threads = pool.num_threads();
+  const int64_t rounds = std::max<int64_t>(2, (s.tiles - 1) / (fit * threads) + 1), groups = std::min(s.tiles, rounds * threads);
+  parallel_for(pool, groups, [&](int64_t i) { task(i * s.tiles / groups, (i + 1) * s.tiles / groups); });
 }
 
 Shape shape_of(Floats& x, int64_t out) {
@@ -154,29 +123,23 @@ ffi::Error convolve(ffi::ThreadPool pool, Floats x, Floats kernel, Result y, boo
   const Shape s = shape_of(x, y->dimensions()[3]);
   const int64_t depth = 3 * s.in, panels = s.out / kPanel, panel_size = kProducts * depth * kPanel;
   thread_local std::vector<float> kept_kernel;
-  float* transformed = aligned(kept_kernel, panels * panel_size);
+  float* transformed = scratch(kept_kernel, panels * panel_size);
   parallel_for(pool, panels, [&](int64_t panel) {
     transform_kernel(kernel.typed_data(), s, panel, turned, transformed + panel * panel_size);
   });
   for_tiles(pool, s, [&](int64_t first, int64_t last) {
     const int64_t tiles = last - first, rows = tiles * s.bins, apart = tiles * s.tile_size();
     thread_local std::vector<float> kept;
-    float* inputs = aligned(kept, kProducts * (apart + rows * kPanel));
+    float* inputs = scratch(kept, kProducts * (apart + rows * kPanel));
     float* products = inputs + kProducts * apart;
     for (int64_t t = first; t < last; ++t)
       transform_input(x.typed_data(), s, t, inputs + (t - first) * s.tile_size(), apart);
-    const int64_t parts = (depth - 1) / 400 + 1, part = (depth - 1) / parts + 1;  // of a panel, in the first cache
     for (int64_t panel = 0; panel < panels; ++panel) {
-      for (int p = 0; p < kProducts; ++p)
-        for (int64_t k = 0; k < depth; k += part)
-          for (int64_t row = 0; row < rows; row += kRows) {
-            const int64_t m = std::min<int64_t>(kRows, rows - row);
-            const float* from[kRows];
-            for (int64_t r = row; r < row + m; ++r)
-              from[r - row] = inputs + p * apart + r / s.bins * s.tile_size() + r % s.bins * s.in + k;
-            kMultiply[m](from, 1, 0, transformed + panel * panel_size + (p * depth + k) * kPanel,
-                         std::min(part, depth - k), 1, products + (p * rows + row) * kPanel, kPanel, k > 0);
-          }
+      for (int p = 0; p < kProducts; ++p) {
+        const auto row = [&](int64_t i) { return inputs + p * apart + i / s.bins * s.tile_size() + i % s.bins * s.in; };
+        multiply_rows(row, 0, rows, transformed + panel * panel_size + p * depth * kPanel, depth,
+                      products + p * rows * kPanel, kPanel);
+      }
       transform_output(products, rows, s, first, panel, y->typed_data());
     }
   });
@@ -188,7 +151,7 @@ ffi::Error kernel_gradient(ffi::ThreadPool pool, Floats x, Floats gradient, Resu
   const Shape s = shape_of(x, gradient.dimensions()[3]);
   const int64_t depth = 3 * s.in, panels = s.out / kPanel, rows = s.tiles * s.bins, apart = s.tiles * s.tile_size();
   thread_local std::vector<float> kept;
-  float* inputs = aligned(kept, kProducts * (apart + rows * s.out + depth * s.out));
+  float* inputs = scratch(kept, kProducts * (apart + rows * s.out + depth * s.out));
   float* gradients = inputs + kProducts * apart;            // [6][panel][rows][16]
   float* products = gradients + kProducts * rows * s.out;  // [6][3 C][D]
   for_tiles(pool, s, [&](int64_t first, int64_t last) {

@@ -13,7 +13,12 @@ import jax
 from absl import logging
 
 _FOLDER = Path(__file__).parent
-_TARGETS = ("dualspec_analyse", "dualspec_render", "dualspec_convolve", "dualspec_kernel_gradient")
+_TARGETS = (
+    "dualspec_analyse",
+    "dualspec_render",
+    "dualspec_convolve",
+    "dualspec_kernel_gradient",
+)
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fPIC", "-shared", "-pthread", "-w")
 _TIMEOUT = 300  # seconds for one run of the compiler
 
@@ -43,6 +48,11 @@ def available() -> bool:
         )
         return False
     return True
+
+
+def alone() -> bool:
+    """Return whether kernels for layers are there: not on several devices, which XLA cannot share them out to."""
+    return jax.default_backend() == "cpu" and jax.device_count() == 1 and available()
 
 
 def _compile(compiler: str) -> Path:
