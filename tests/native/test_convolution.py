@@ -1,0 +1,55 @@
+import jax
+import numpy as np
+import pytest
+
+from dualspec_jax.models import cpu, cpu_convolution
+from dualspec_jax.native import convolution, library
+
+needs_compiler = pytest.mark.skipif(not convolution.library.available(), reason="needs a C++ compiler")
+
+
+def arrays(batch, frames, bins, channels, outputs):
+    rng = np.random.default_rng(bins)
+    normal = lambda *shape: rng.standard_normal(shape).astype(np.float32)
+    kernel = normal(3, 3, channels, outputs) / np.float32(np.sqrt(9 * channels))
+    return normal(batch, frames, bins, channels), kernel, normal(batch, frames, bins, outputs)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "sizes",
+    [(1, 4, 1, 16, 16), (3, 12, 5, 48, 32), (2, 64, 8, 16, 144), (4, 16, 2, 160, 48), (2, 128, 16, 96, 96)],
+    ids=str,
+)
+def test_convolution_and_gradients_agree_with_jax(sizes):
+    x, kernel, gradient = arrays(*sizes)
+    out, back = jax.vjp(convolution.convolve, x, kernel)
+    expected, expected_back = jax.vjp(cpu_convolution._direct, x, kernel)
+    for given, wanted in zip((out, *back(gradient)), (expected, *expected_back(gradient)), strict=True):
+        np.testing.assert_allclose(given, wanted, atol=1e-4 * np.std(wanted))
+
+
+@needs_compiler
+def test_an_example_is_the_same_whatever_comes_with_it():
+    x, kernel, _ = arrays(3, 32, 4, 32, 32)
+    run = jax.jit(convolution.convolve)
+    for i in range(3):
+        np.testing.assert_array_equal(run(x, kernel)[i], run(x[i : i + 1], kernel)[0])
+
+
+@needs_compiler
+def test_layers_use_it_where_it_fits(monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 1)  # the tests have several virtual devices
+    assert convolution.can_convolve(8, 32, 16)
+    for other in ((6, 32, 16), (8, 24, 16), (8, 32, 8)):
+        assert not convolution.can_convolve(*other)
+    x, kernel, _ = arrays(1, 8, 4, 32, 16)
+    program = lambda: jax.jit(lambda x, k: cpu_convolution.convolve(x, k)).lower(x, kernel).as_text()
+    assert "dualspec_convolve" in program()
+    with cpu.accelerator_forms():
+        assert "dualspec_convolve" not in program()
+
+
+def test_several_devices_take_the_forms_in_jax(monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    assert not library.alone()
