@@ -122,8 +122,8 @@ Shape shape_of(Floats& x, int64_t out) {
 ffi::Error convolve(ffi::ThreadPool pool, Floats x, Floats kernel, Result y, bool turned) {
   const Shape s = shape_of(x, y->dimensions()[3]);
   const int64_t depth = 3 * s.in, panels = s.out / kPanel, panel_size = kProducts * depth * kPanel;
-  thread_local std::vector<float> kept_kernel;
-  float* transformed = scratch(kept_kernel, panels * panel_size);
+  Block kernels(panels * panel_size);
+  float* transformed = kernels.start();
   parallel_for(pool, panels, [&](int64_t panel) {
     transform_kernel(kernel.typed_data(), s, panel, turned, transformed + panel * panel_size);
   });
@@ -150,8 +150,8 @@ ffi::Error convolve(ffi::ThreadPool pool, Floats x, Floats kernel, Result y, boo
 ffi::Error kernel_gradient(ffi::ThreadPool pool, Floats x, Floats gradient, Result result) {
   const Shape s = shape_of(x, gradient.dimensions()[3]);
   const int64_t depth = 3 * s.in, panels = s.out / kPanel, rows = s.tiles * s.bins, apart = s.tiles * s.tile_size();
-  thread_local std::vector<float> kept;
-  float* inputs = scratch(kept, kProducts * (apart + rows * s.out + depth * s.out));
+  Block arrays(kProducts * (apart + rows * s.out + depth * s.out));
+  float* inputs = arrays.start();
   float* gradients = inputs + kProducts * apart;            // [6][panel][rows][16]
   float* products = gradients + kProducts * rows * s.out;  // [6][3 C][D]
   for_tiles(pool, s, [&](int64_t first, int64_t last) {

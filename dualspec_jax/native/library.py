@@ -4,6 +4,7 @@ import ctypes
 import functools
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import jax
 from absl import logging
+from jaxlib import version
 
 _FOLDER = Path(__file__).parent
 _TARGETS = (
@@ -33,8 +35,8 @@ def available() -> bool:
     """
     if os.environ.get("DUALSPEC_NATIVE", "1") == "0":
         return False
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
-    if not compiler:
+    compiler = shlex.split(os.environ.get("CXX", "")) or [shutil.which("g++") or shutil.which("clang++")]
+    if not compiler[0]:
         logging.info("no C++ compiler: kernels for the CPU are those of XLA")
         return False
     try:
@@ -55,11 +57,11 @@ def alone() -> bool:
     return jax.default_backend() == "cpu" and jax.device_count() == 1 and available()
 
 
-def _compile(compiler: str) -> Path:
+def _compile(compiler: list[str]) -> Path:
     run = functools.partial(subprocess.run, check=True, capture_output=True, text=True, timeout=_TIMEOUT)
-    target = run([compiler, *_FLAGS, "-dM", "-E", "-x", "c++", os.devnull]).stdout  # its version, this processor
+    target = run([*compiler, *_FLAGS, "-dM", "-E", "-x", "c++", os.devnull]).stdout  # its version, this processor
     sources = sorted([*_FOLDER.glob("*.cc"), *_FOLDER.glob("*.h")])
-    parts = [target, jax.lib.__version__, *_FLAGS, *(path.read_text() for path in sources)]
+    parts = [target, version.__version__, *_FLAGS, *(path.read_text() for path in sources)]
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
     folder = Path(os.environ.get("DUALSPEC_NATIVE_DIR") or Path.home() / ".cache" / "dualspec_jax" / "native")
     path = folder / f"{key}.so"
@@ -68,6 +70,6 @@ def _compile(compiler: str) -> Path:
         with tempfile.TemporaryDirectory(dir=folder) as part:  # several processes may compile at once
             built = Path(part, "kernels.so")
             units = [str(source) for source in sources if source.suffix == ".cc"]
-            run([compiler, *_FLAGS, f"-I{jax.ffi.include_dir()}", *units, "-o", str(built)])
+            run([*compiler, *_FLAGS, f"-I{jax.ffi.include_dir()}", *units, "-o", str(built)])
             os.replace(built, path)
     return path

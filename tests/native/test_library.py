@@ -16,9 +16,9 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs g++")
 def test_compiles_once_and_leaves_nothing_else(folder):
-    first = library._compile("g++")
+    first = library._compile(["g++"])
     written = first.stat().st_mtime_ns
-    assert library._compile("g++") == first and first.stat().st_mtime_ns == written
+    assert library._compile(["g++"]) == first and first.stat().st_mtime_ns == written
     assert list(folder.iterdir()) == [first]
 
 
