@@ -109,8 +109,10 @@ void transform_output(const float* products, int64_t rows, const Shape& s, int64
 // many groups for each thread.
 template <typename Task>
 void for_tiles(ffi::ThreadPool& pool, const Shape& s, Task task) {
-  const int64_t fit = std::max<int64_t>(1, (64 << 10) / (kProducts * s.tile_size())), threads = std::max<int64_t>(1, pool.num_threads());
-  const int64_t rounds = std::max<int64_t>(2, (s.tiles - 1) / (fit * threads) + 1), groups = std::min(s.tiles, rounds * threads);
+  const int64_t fit = std::max<int64_t>(1, (64 << 10) / (kProducts * s.tile_size()));
+  const int64_t threads = std::max<int64_t>(1, pool.num_threads());
+  const int64_t rounds = std::max<int64_t>(2, (s.tiles - 1) / (fit * threads) + 1);
+  const int64_t groups = std::min(s.tiles, rounds * threads);
   parallel_for(pool, groups, [&](int64_t i) { task(i * s.tiles / groups, (i + 1) * s.tiles / groups); });
 }
 
