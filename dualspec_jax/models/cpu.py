@@ -1,7 +1,7 @@
 """When to use forms of layers that XLA runs faster on a CPU; elsewhere its own are the better ones.
 
-What is traced on a CPU in float32 uses those of `cpu_layers`, unless in `accelerator_forms`, and in `long_runs` those
-of `cpu_convolution`, which take longer to compile.
+What is traced on a CPU in float32 uses those of `cpu_layers` and kernels of `native`, unless in `accelerator_forms`.
+Where there are no kernels, `long_runs` use `cpu_convolution`'s forms, which take longer to compile.
 """
 
 import contextlib

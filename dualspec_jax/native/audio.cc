@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "fft.h"
-#include "products.h"
+#include "memory.h"
 #include "threads.h"
 
 namespace ffi = xla::ffi;

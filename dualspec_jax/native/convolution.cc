@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "memory.h"
 #include "products.h"
 #include "threads.h"
 

@@ -27,13 +27,13 @@ _TIMEOUT = 300  # seconds for one run of the compiler
 
 @functools.cache
 def available() -> bool:
-    """Return whether the kernels are there, compiled now if they are not yet.
+    """Return whether the kernels are there, for a CPU as JAX's default device; compiled now if they are not yet.
 
     They need a C++ compiler: $CXX, or g++ (12 or newer) or clang++ on the path. What they are compiled to lies in
     $DUALSPEC_NATIVE_DIR, or ~/.cache/dualspec_jax/native, a file for each compiler and processor. DUALSPEC_NATIVE=0
     switches them off. Where anything fails, a line of the log says what.
     """
-    if os.environ.get("DUALSPEC_NATIVE", "1") == "0":
+    if jax.default_backend() != "cpu" or os.environ.get("DUALSPEC_NATIVE", "1") == "0":
         return False
     compiler = shlex.split(os.environ.get("CXX", "")) or [shutil.which("g++") or shutil.which("clang++")]
     if not compiler[0]:
@@ -54,7 +54,7 @@ def available() -> bool:
 
 def alone() -> bool:
     """Return whether kernels for layers are there: not on several devices, which XLA cannot share them out to."""
-    return jax.default_backend() == "cpu" and jax.device_count() == 1 and available()
+    return jax.device_count() == 1 and available()
 
 
 def _compile(compiler: list[str]) -> Path:
