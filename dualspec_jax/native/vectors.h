@@ -13,6 +13,14 @@ typedef int32_t IntVec __attribute__((vector_size(32)));
 typedef float LooseVec __attribute__((vector_size(32), aligned(4), may_alias));
 #define INLINE inline __attribute__((always_inline))
 
+
+// Keeps the compiler from loading x anew wherever it is used.
+#if defined(__AVX__)
+#define IN_REGISTER(x) asm("" : "+x"(x))
+#else
+#define IN_REGISTER(x)
+#endif
+
 static INLINE Vec load(const float* p) { return *reinterpret_cast<const LooseVec*>(p); }
 static INLINE void store(float* p, Vec x) { *reinterpret_cast<LooseVec*>(p) = x; }
 static INLINE Vec fill(float x) { return Vec{x, x, x, x, x, x, x, x}; }

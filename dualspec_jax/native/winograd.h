@@ -1,0 +1,153 @@
+// The steps of 3x3 convolutions [B, T, F, C] by Winograd's F(4, 3): four outputs of a filter of three taps from six products.
+// Source: Lavin & Gray 2016 (arXiv:1509.09308).
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "memory.h"
+#include "products.h"
+
+constexpr int kTile = 4, kTaps = 3, kSix = 6;
+// The outputs are kOutputs times the products of kTapsOf taps with kInputs of what the taps see.
+constexpr float kInputs[kSix][kSix] = {{4, 0, -5, 0, 1, 0},  {0, -4, -4, 1, 1, 0}, {0, 4, -4, -1, 1, 0},
+                                       {0, -2, -1, 2, 1, 0}, {0, 2, -1, -2, 1, 0}, {0, 4, 0, -5, 0, 1}};
+constexpr float kTapsOf[kSix][kTaps] = {{1 / 4.0f, 0, 0},
+                                        {-1 / 6.0f, -1 / 6.0f, -1 / 6.0f},
+                                        {-1 / 6.0f, 1 / 6.0f, -1 / 6.0f},
+                                        {1 / 24.0f, 1 / 12.0f, 1 / 6.0f},
+                                        {1 / 24.0f, -1 / 12.0f, 1 / 6.0f},
+                                        {0, 0, 1}};
+constexpr float kOutputs[kTile][kSix] = {
+    {1, 1, 1, 1, 1, 0}, {0, 1, -1, 2, -2, 0}, {0, 1, 1, 4, 4, 0}, {0, 1, -1, 8, -8, 1}};
+
+struct Shape {
+  int64_t frames, bins, in, out;  // of one example
+  int64_t tiles;                  // of four frames, of the batch
+
+  // F(4, 3) along both axes, or along time alone, where products have three taps along frequency: few squares of 4x4 do not
+  // make up for the larger kernels. By the example, so that its result does not depend on what comes with it.
+  bool both() const { return bins % kTile == 0 && frames * bins >= 128; }
+  int64_t squares() const { return bins / kTile; }  // of a tile
+  int64_t products() const { return both() ? kSix * kSix : kSix; }
+  int64_t depth() const { return both() ? in : kTaps * in; }  // that a product sums over
+  int64_t tile_size() const { return (bins + 2) * in; }       // of a tile's transform, with zeros at both ends
+  int64_t apart() const { return depth() * kPanel + kLine; }  // of a panel's kernels: they start in other sets of a cache
+  int64_t frame(int64_t tile) const {                         // of the batch, a tile's first
+    const int64_t tiles = frames / kTile;
+    return tile / tiles * frames + tile % tiles * kTile;
+  }
+};
+
+INLINE void transform_inputs(const Vec (&d)[kSix], float* out, int64_t apart) {
+  store(out, 4.0f * d[0] - 5.0f * d[2] + d[4]);
+  store(out + apart, d[3] + d[4] - 4.0f * (d[1] + d[2]));
+  store(out + 2 * apart, d[4] - d[3] + 4.0f * (d[1] - d[2]));
+  store(out + 3 * apart, d[4] - d[2] + 2.0f * (d[3] - d[1]));
+  store(out + 4 * apart, d[4] - d[2] - 2.0f * (d[3] - d[1]));
+  store(out + 5 * apart, 4.0f * d[1] - 5.0f * d[3] + d[5]);
+}
+
+INLINE void transform_taps(const Vec (&taps)[kTaps], Vec (&out)[kSix]) {
+  for (int p = 0; p < kSix; ++p) out[p] = kTapsOf[p][0] * taps[0] + kTapsOf[p][1] * taps[1] + kTapsOf[p][2] * taps[2];
+}
+
+INLINE void transform_products(const float* products, int64_t apart, float* out, int64_t out_apart) {
+  Vec p[kSix];
+  for (int i = 0; i < kSix; ++i) p[i] = load(products + i * apart);
+  Vec sum = p[1] + p[2], difference = p[1] - p[2], more = p[3] + p[4], less = p[3] - p[4];
+  store(out, p[0] + sum + more);
+  store(out + out_apart, difference + 2.0f * less);
+  store(out + 2 * out_apart, sum + 4.0f * more);
+  store(out + 3 * out_apart, difference + 8.0f * less + p[5]);
+}
+
+// The gradients of the products, from those of the outputs.
+INLINE void transform_gradients(const Vec (&g)[kTile], float* out, int64_t apart) {
+  Vec even = g[0] + g[2], odd = g[1] + g[3], far = g[0] + 4.0f * g[2], near = 2.0f * g[1] + 8.0f * g[3];
+  const Vec all[kSix] = {g[0], even + odd, even - odd, far + near, far - near, g[3]};
+  for (int p = 0; p < kSix; ++p) store(out + p * apart, all[p]);
+}
+
+// The gradients of the taps, from those of the transformed ones.
+INLINE void sum_to_taps(const Vec (&of_products)[kSix], Vec (&out)[kTaps]) {
+  for (int r = 0; r < kTaps; ++r) {
+    out[r] = fill(0.0f);
+    for (int p = 0; p < kSix; ++p) out[r] += kTapsOf[p][r] * of_products[p];
+  }
+}
+
+// The six transformed inputs of a tile, `apart` from each other, each [F + 2, C] with zeros at both ends.
+inline void transform_tile(const float* x, const Shape& s, int64_t tile, float* out, int64_t apart) {
+  const int64_t start = tile % (s.frames / kTile) * kTile - 1, size = s.bins * s.in;
+  const float* first = x + (s.frame(tile) - 1) * size;
+  const float* frames[kSix];
+  thread_local std::vector<float> zeros;
+  if (int64_t(zeros.size()) < size) zeros.resize(size);
+  for (int i = 0; i < kSix; ++i)
+    frames[i] = start + i >= 0 && start + i < s.frames ? first + i * size : zeros.data();
+  for (int p = 0; p < kSix; ++p) {
+    std::fill(out + p * apart, out + p * apart + s.in, 0.0f);
+    std::fill(out + p * apart + size + s.in, out + p * apart + size + 2 * s.in, 0.0f);
+  }
+  for (int64_t i = 0; i < size; i += 8) {
+    Vec d[kSix];
+    for (int j = 0; j < kSix; ++j) d[j] = load(frames[j] + i);
+    transform_inputs(d, out + s.in + i, apart);
+  }
+}
+
+// A panel of sixteen outputs of the transformed kernel [3, 3, C, D], [products][depth][16]; turned: of the kernel of the
+// gradient of the input, with both axes turned around and inputs and outputs exchanged.
+inline void transform_kernel(const float* kernel, const Shape& s, int64_t panel, bool turned, float* out) {
+  const auto put = [&](int64_t c, int half, const Vec (&taps)[kTaps][kTaps]) {  // [frequency][time]
+    float* to = out + c * kPanel + half;
+    Vec by_time[kTaps][kSix];
+    for (int j = 0; j < kTaps; ++j) transform_taps(taps[j], by_time[j]);
+    for (int p = 0; p < kSix; ++p) {
+      if (s.both()) {
+        Vec all[kSix];
+        transform_taps({by_time[0][p], by_time[1][p], by_time[2][p]}, all);
+        for (int q = 0; q < kSix; ++q) store(to + (p * kSix + q) * s.apart(), all[q]);
+      } else {
+        for (int j = 0; j < kTaps; ++j) store(to + p * s.apart() + j * s.in * kPanel, by_time[j][p]);
+      }
+    }
+  };
+  for (int64_t c = 0; c < s.in; c += turned ? 8 : 1)
+    for (int half = 0; half < kPanel; half += 8) {
+      const int64_t n = panel * kPanel + half;
+      Vec taps[kTaps][kTaps];
+      if (!turned) {
+        for (int j = 0; j < kTaps; ++j)
+          for (int r = 0; r < kTaps; ++r) taps[j][r] = load(kernel + ((r * kTaps + j) * s.in + c) * s.out + n);
+        put(c, half, taps);
+      } else {
+        Vec columns[kTaps * kTaps][8];
+        for (int i = 0; i < kTaps * kTaps; ++i) {
+          const float* from = kernel + ((kTaps * kTaps - 1 - i) * s.out + n) * s.in + c;
+          Vec rows[8];
+          for (int k = 0; k < 8; ++k) rows[k] = load(from + k * s.in);
+          transpose(rows, columns[i]);
+        }
+        for (int k = 0; k < 8; ++k) {
+          for (int j = 0; j < kTaps; ++j)
+            for (int r = 0; r < kTaps; ++r) taps[j][r] = columns[r * kTaps + j][k];
+          put(c + k, half, taps);
+        }
+      }
+    }
+}
+
+// Four frames of some channels, from `channel` on, out of products [6][rows][channels], whose row i is bin i % F of tile
+// first + i / F.
+inline void transform_output(const float* products, int64_t rows, int64_t channels, const Shape& s, int64_t first,
+                             int64_t channel, float* y) {
+  const int64_t frame = s.bins * s.out;
+  for (int64_t row = 0; row < rows; ++row) {
+    float* to = y + s.frame(first + row / s.bins) * frame + row % s.bins * s.out + channel;
+    for (int64_t n = 0; n < channels; n += 8)
+      transform_products(products + row * channels + n, rows * channels, to + n, frame);
+  }
+}
