@@ -115,29 +115,34 @@ inline void transform_kernel(const float* kernel, const Shape& s, int64_t panel,
       }
     }
   };
-  for (int64_t c = 0; c < s.in; c += turned ? 8 : 1)
-    for (int half = 0; half < kPanel; half += 8) {
-      const int64_t n = panel * kPanel + half;
-      Vec taps[kTaps][kTaps];
-      if (!turned) {
-        for (int j = 0; j < kTaps; ++j)
-          for (int r = 0; r < kTaps; ++r) taps[j][r] = load(kernel + ((r * kTaps + j) * s.in + c) * s.out + n);
-        put(c, half, taps);
-      } else {
+  if (!turned) {
+    for (int64_t c = 0; c < s.in; ++c) {
+      Vec taps[2][kTaps][kTaps];  // nine lines of the cache, perhaps all in one set: each is read once
+      for (int j = 0; j < kTaps; ++j)
+        for (int r = 0; r < kTaps; ++r) {
+          const float* from = kernel + ((r * kTaps + j) * s.in + c) * s.out + panel * kPanel;
+          for (int half = 0; half < 2; ++half) taps[half][j][r] = load(from + 8 * half);
+        }
+      for (int half = 0; half < 2; ++half) put(c, 8 * half, taps[half]);
+    }
+  } else {
+    for (int64_t c = 0; c < s.in; c += 8)
+      for (int half = 0; half < kPanel; half += 8) {
         Vec columns[kTaps * kTaps][8];
         for (int i = 0; i < kTaps * kTaps; ++i) {
-          const float* from = kernel + ((kTaps * kTaps - 1 - i) * s.out + n) * s.in + c;
+          const float* from = kernel + ((kTaps * kTaps - 1 - i) * s.out + panel * kPanel + half) * s.in + c;
           Vec rows[8];
           for (int k = 0; k < 8; ++k) rows[k] = load(from + k * s.in);
           transpose(rows, columns[i]);
         }
         for (int k = 0; k < 8; ++k) {
+          Vec taps[kTaps][kTaps];
           for (int j = 0; j < kTaps; ++j)
             for (int r = 0; r < kTaps; ++r) taps[j][r] = columns[r * kTaps + j][k];
           put(c + k, half, taps);
         }
       }
-    }
+  }
 }
 
 // Four frames of some channels, from `channel` on, out of products [6][rows][channels], whose row i is bin i % F of tile
