@@ -25,7 +25,7 @@ def keep_freed_memory() -> bool:
 
     To be called before threads allocate, since no such block fits the heap of a thread.
     """
-    return share_one_heap() and _mallopt((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1))
+    return share_one_heap() and _mallopt((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1))
 
 
 def _mallopt(*settings: tuple[int, int]) -> bool:
