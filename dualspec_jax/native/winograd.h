@@ -81,12 +81,13 @@ INLINE void sum_to_taps(const Vec (&of_products)[kSix], Vec (&out)[kTaps]) {
 // The six transformed inputs of a tile, `apart` from each other, each [F + 2, C] with zeros at both ends.
 inline void transform_tile(const float* x, const Shape& s, int64_t tile, float* out, int64_t apart) {
   const int64_t start = tile % (s.frames / kTile) * kTile - 1, size = s.bins * s.in;
-  const float* first = x + (s.frame(tile) - 1) * size;
   const float* frames[kSix];
   thread_local std::vector<float> zeros;
   if (int64_t(zeros.size()) < size) zeros.resize(size);
-  for (int i = 0; i < kSix; ++i)
-    frames[i] = start + i >= 0 && start + i < s.frames ? first + i * size : zeros.data();
+  for (int i = 0; i < kSix; ++i) {
+    const bool inside = start + i >= 0 && start + i < s.frames;
+    frames[i] = inside ? x + (s.frame(tile) - 1 + i) * size : zeros.data();
+  }
   for (int p = 0; p < kSix; ++p) {
     std::fill(out + p * apart, out + p * apart + s.in, 0.0f);
     std::fill(out + p * apart + size + s.in, out + p * apart + size + 2 * s.in, 0.0f);
