@@ -82,7 +82,12 @@ class Checkpoints:
         self._config = json.loads(json.dumps(config.to_dict()))
         self._task = task
         # What a killed run left half-written has another name; the manager removes it (cleanup_tmp_directories).
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, cleanup_tmp_directories=True)
+        # By default processes meet at barriers named by the step alone: where two managers saved the same step at once,
+        # a process waited for the wrong one, for ever.
+        meeting = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=Path(folder).name)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, create=True, cleanup_tmp_directories=True, multiprocessing_options=meeting
+        )
         self._manager = ocp.CheckpointManager((Path(folder) / FOLDER).absolute(), options=options)
 
     def save(self, step: int, state: Any, position: dict[str, Any], key: jax.Array) -> None:
