@@ -39,14 +39,15 @@ void for_tiles(ffi::ThreadPool& pool, const Shape& s, Task task) {
 void convolve_tiles(const Shape& s, const float* inputs, const float* kernel, int64_t first, int64_t last, float* y) {
   const int64_t rows = (last - first) * s.bins, apart = (last - first) * s.tile_size();
   thread_local std::vector<float> kept;
-  float* products = scratch(kept, kSix * rows * kPanel);
-  for (int64_t panel = 0; panel < s.out; panel += kPanel) {
-    for (int p = 0; p < kSix; ++p, kernel += s.apart()) {
+  float* products = scratch(kept, kSix * rows * kTogether * kPanel);
+  for_panels(0, s.out / kPanel, [&](int64_t panel, int64_t n) {
+    for (int p = 0; p < kSix; ++p) {
       const auto row = [&](int64_t i) { return inputs + p * apart + i / s.bins * s.tile_size() + i % s.bins * s.in; };
-      multiply_rows(row, 0, rows, kernel, s.depth(), products + p * rows * kPanel, kPanel);
+      multiply_rows(row, 0, rows, kernel + (panel * kSix + p) * s.apart(), n, kSix * s.apart(), s.depth(),
+                    products + p * rows * n * kPanel, n * kPanel);
     }
-    transform_output(products, rows, kPanel, s, first, panel, y);
-  }
+    transform_output(products, rows, n * kPanel, s, first, panel * kPanel, y);
+  });
 }
 
 // The same with a kernel that is transformed along both axes: by each product along time, those along frequency.
@@ -60,20 +61,21 @@ void convolve_squares(const Shape& s, const float* inputs, const float* kernel, 
   for (int p = 0; p < kSix; ++p) {
     for (int64_t i = 0; i < squares; ++i) {
       const float* from = inputs + p * apart + i / s.squares() * s.tile_size() + i % s.squares() * kTile * s.in;
-      for (int64_t c = 0; c < s.in; c += 8) {
-        Vec d[kSix];
-        for (int j = 0; j < kSix; ++j) d[j] = load(from + j * s.in + c);
+      for (int64_t c = 0; c < s.in; c += kWide) {
+        Wide d[kSix];
+        for (int j = 0; j < kSix; ++j) d[j] = load_wide(from + j * s.in + c);
         transform_inputs(d, windows + i * s.in + c, windows_apart);
       }
     }
     for (int q = 0; q < kSix; ++q)
-      for (int64_t n = 0; n < s.out; n += kPanel) {
+      for_panels(0, s.out / kPanel, [&](int64_t panel, int64_t n) {
         const auto row = [&](int64_t i) { return windows + q * windows_apart + i * s.in; };
-        const float* panel = kernel + (n / kPanel * s.products() + p * kSix + q) * s.apart();
-        multiply_rows(row, 0, squares, panel, s.depth(), products + q * products_apart + n, s.out);
-      }
+        const float* of_product = kernel + (panel * s.products() + p * kSix + q) * s.apart();
+        multiply_rows(row, 0, squares, of_product, n, s.products() * s.apart(), s.depth(),
+                      products + q * products_apart + panel * kPanel, s.out);
+      });
     for (int64_t i = 0; i < squares; ++i)
-      for (int64_t n = 0; n < s.out; n += 8)
+      for (int64_t n = 0; n < s.out; n += kWide)
         transform_products(products + i * s.out + n, products_apart, sums + (p * rows + i * kTile) * s.out + n, s.out);
   }
   transform_output(sums, rows, s.out, s, first, 0, y);
@@ -103,17 +105,19 @@ ffi::Error convolve(ffi::ThreadPool pool, Floats x, Floats kernel, Result y, boo
 void correlate_tiles(ffi::ThreadPool& pool, const Shape& s, const float* inputs, const float* gradients, float* out) {
   const int64_t panels = s.out / kPanel, rows = s.tiles * s.bins;
   const int64_t block = std::max<int64_t>(1, kBlock / s.bins);
-  parallel_for(pool, kSix * panels, [&](int64_t i) {
-    const int64_t p = i / panels, panel = i % panels;
+  const int64_t groups = (panels - 1) / kTogether + 1;
+  parallel_for(pool, kSix * groups, [&](int64_t i) {
+    const int64_t p = i / groups, panel = i % groups * kTogether, n = std::min<int64_t>(kTogether, panels - panel);
+    const float* of_products = gradients + (p * panels + panel) * rows * kPanel;
     for (int64_t t = 0; t < s.tiles; t += block)
       for (int64_t j = 0; j < kTaps; ++j)
         for (int64_t c = 0; c < s.in; c += kRows) {
           const int64_t m = std::min<int64_t>(kRows, s.in - c);
           const float* from[kRows];
           for (int64_t r = 0; r < m; ++r) from[r] = inputs + (p * s.tiles + t) * s.tile_size() + j * s.in + c + r;
-          kMultiply[m](from, s.in, s.tile_size(), gradients + (i * rows + t * s.bins) * kPanel, s.bins,
-                       std::min(block, s.tiles - t), out + (p * s.depth() + j * s.in + c) * s.out + panel * kPanel, s.out,
-                       t > 0);
+          kMultiply[n - 1][m](from, s.in, s.tile_size(), of_products + t * s.bins * kPanel, rows * kPanel, s.bins,
+                              std::min(block, s.tiles - t), out + (p * s.depth() + j * s.in + c) * s.out + panel * kPanel,
+                              s.out, t > 0);
         }
   });
 }
@@ -124,35 +128,35 @@ void correlate_squares(ffi::ThreadPool& pool, const Shape& s, const float* input
   parallel_for(pool, kSix * kSix, [&](int64_t product) {
     const int64_t p = product / kSix, q = product % kSix;
     thread_local std::vector<float> kept;
-    float* windows = scratch(kept, kBlock * (s.in + kPanel));
+    float* windows = scratch(kept, kBlock * (s.in + kTogether * kPanel));
     float* of_products = windows + kBlock * s.in;
     for (int64_t first = 0; first < rows / kTile; first += kBlock) {
       const int64_t n = std::min(kBlock, rows / kTile - first);
       for (int64_t r = 0; r < n; ++r) {
         const int64_t tile = (first + r) / s.squares(), square = (first + r) % s.squares();
         const float* from = inputs + (p * s.tiles + tile) * s.tile_size() + square * kTile * s.in;
-        for (int64_t c = 0; c < s.in; c += 8) {
-          Vec sum = fill(0.0f);
-          for (int j = 0; j < kSix; ++j) sum += kInputs[q][j] * load(from + j * s.in + c);
+        for (int64_t c = 0; c < s.in; c += kWide) {
+          Wide sum = Wide{};
+          for (int j = 0; j < kSix; ++j) sum += kInputs[q][j] * load_wide(from + j * s.in + c);
           store(windows + r * s.in + c, sum);
         }
       }
-      for (int64_t panel = 0; panel < panels; ++panel) {
-        const float* bins = gradients + ((p * panels + panel) * rows + first * kTile) * kPanel;
-        for (int64_t i = 0; i < n * kPanel; i += 8) {
-          Vec sum = fill(0.0f);
-          for (int j = 0; j < kTile; ++j)
-            sum += kOutputs[j][q] * load(bins + (i / kPanel * kTile + j) * kPanel + i % kPanel);
+      for_panels(0, panels, [&](int64_t panel, int64_t n_panels) {
+        for (int64_t i = 0; i < n_panels * n * kPanel; i += kWide) {
+          const int64_t row = i / kPanel % n, from_panel = panel + i / kPanel / n;
+          const float* bins = gradients + ((p * panels + from_panel) * rows + (first + row) * kTile) * kPanel + i % kPanel;
+          Wide sum = Wide{};
+          for (int j = 0; j < kTile; ++j) sum += kOutputs[j][q] * load_wide(bins + j * kPanel);
           store(of_products + i, sum);
         }
         for (int64_t c = 0; c < s.in; c += kRows) {
           const int64_t m = std::min<int64_t>(kRows, s.in - c);
           const float* from[kRows];
           for (int64_t r = 0; r < m; ++r) from[r] = windows + c + r;
-          kMultiply[m](from, s.in, 0, of_products, n, 1, out + (product * s.in + c) * s.out + panel * kPanel, s.out,
-                       first > 0);
+          kMultiply[n_panels - 1][m](from, s.in, 0, of_products, n * kPanel, n, 1,
+                                     out + (product * s.in + c) * s.out + panel * kPanel, s.out, first > 0);
         }
-      }
+      });
     }
   });
 }
@@ -171,9 +175,9 @@ ffi::Error kernel_gradient(ffi::ThreadPool pool, Floats x, Floats gradient, Resu
       transform_tile(x.typed_data(), s, t, inputs + t * s.tile_size(), apart);
       const float* from = gradient.typed_data() + s.frame(t) * frame;
       for (int64_t f = 0; f < s.bins; ++f)
-        for (int64_t n = 0; n < s.out; n += 8) {
-          Vec g[kTile];
-          for (int i = 0; i < kTile; ++i) g[i] = load(from + i * frame + f * s.out + n);
+        for (int64_t n = 0; n < s.out; n += kWide) {
+          Wide g[kTile];
+          for (int i = 0; i < kTile; ++i) g[i] = load_wide(from + i * frame + f * s.out + n);
           float* to = gradients + (n / kPanel * rows + t * s.bins + f) * kPanel + n % kPanel;
           transform_gradients(g, to, rows * s.out);
         }
@@ -182,28 +186,28 @@ ffi::Error kernel_gradient(ffi::ThreadPool pool, Floats x, Floats gradient, Resu
   (s.both() ? correlate_squares : correlate_tiles)(pool, s, inputs, gradients, products);
   parallel_for(pool, s.depth(), [&](int64_t i) {  // i: input channel, without `both` of a tap along frequency
     float* to = result->typed_data() + i * s.out;
-    const auto sum_along_time = [&](const float* from, int64_t along, Vec(&taps)[kTaps]) {
-      Vec of_products[kSix];
-      for (int p = 0; p < kSix; ++p) of_products[p] = load(from + p * along);
+    const auto sum_along_time = [&](const float* from, int64_t along, Wide(&taps)[kTaps]) {
+      Wide of_products[kSix];
+      for (int p = 0; p < kSix; ++p) of_products[p] = load_wide(from + p * along);
       sum_to_taps(of_products, taps);
     };
     const int64_t size = s.depth() * s.out;
-    for (int64_t n = 0; n < s.out; n += 8) {
+    for (int64_t n = 0; n < s.out; n += kWide) {
       const float* from = products + i * s.out + n;
       if (!s.both()) {
-        Vec taps[kTaps];
+        Wide taps[kTaps];
         sum_along_time(from, size, taps);
         for (int r = 0; r < kTaps; ++r) store(to + r * size + n, taps[r]);
         continue;
       }
-      Vec by_time[kTaps][kSix];
+      Wide by_time[kTaps][kSix];
       for (int q = 0; q < kSix; ++q) {
-        Vec taps[kTaps];
+        Wide taps[kTaps];
         sum_along_time(from + q * size, kSix * size, taps);
         for (int r = 0; r < kTaps; ++r) by_time[r][q] = taps[r];
       }
       for (int r = 0; r < kTaps; ++r) {
-        Vec taps[kTaps];
+        Wide taps[kTaps];
         sum_to_taps(by_time[r], taps);
         for (int j = 0; j < kTaps; ++j) store(to + (r * kTaps + j) * size + n, taps[j]);
       }

@@ -1,45 +1,63 @@
-// Products of matrices in blocks of six rows and sixteen columns, the second operand in panels of sixteen columns.
+// Products of matrices in blocks of a few rows and of one or two panels of sixteen columns, in which the second operand lies.
 #pragma once
 
 #include <algorithm>
 
 #include "vectors.h"
 
+#if defined(__AVX512F__)
+constexpr int kTogether = 2;     // panels that a block has, where there are as many
+constexpr int64_t kDepth = 256;  // rows of these panels that stay in a first cache of 48 KiB
+#else
+constexpr int kTogether = 1;
+constexpr int64_t kDepth = 400;  // of 32 KiB
+#endif
 constexpr int kPanel = 16, kRows = 6;
-constexpr int64_t kDepth = 400;  // rows of a panel that stay in a first cache of 32 KiB
 
-// C [M, 16], rows c_apart from each other, is or with `add` gains the sum over u and k of a[m][u * far + k * step] times the
-// row u * n_k + k of b [n_u n_k, 16].
-template <int M>
-void multiply(const float* const* a, int64_t step, int64_t far, const float* b, int64_t n_k, int64_t n_u, float* c,
-              int64_t c_apart, bool add) {
-  Vec sums[M][2];
+// C [M, 16 N], rows c_apart from each other, is or with `add` gains the sum over u and k of a[m][u * far + k * step] times the
+// rows u * n_k + k of N panels [n_u n_k, 16] that are b_apart from each other.
+template <int M, int N>
+void multiply(const float* const* a, int64_t step, int64_t far, const float* b, int64_t b_apart, int64_t n_k, int64_t n_u,
+              float* c, int64_t c_apart, bool add) {
+  constexpr int kVectors = N * kPanel / kWide;  // of a row of C
+  const auto column = [](int i) { return i * kWide; };
+  Wide sums[M][kVectors];
   for (int m = 0; m < M; ++m)
-    for (int half = 0; half < 2; ++half) sums[m][half] = add ? load(c + m * c_apart + 8 * half) : fill(0.0f);
+    for (int i = 0; i < kVectors; ++i)
+      sums[m][i] = add ? load_wide(c + m * c_apart + column(i)) : Wide{};
   for (int64_t u = 0; u < n_u; ++u)
     for (int64_t k = 0; k < n_k; ++k, b += kPanel) {
       const int64_t offset = u * far + k * step;
-      Vec left = load(b), right = load(b + 8);
-      IN_REGISTER(left);
-      IN_REGISTER(right);
+      Wide right[kVectors];
+      for (int i = 0; i < kVectors; ++i) {
+        right[i] = load_wide(b + column(i) / kPanel * b_apart + column(i) % kPanel);
+        IN_REGISTER(right[i]);
+      }
       for (int m = 0; m < M; ++m) {
-        Vec factor = fill(a[m][offset]);
-        sums[m][0] += factor * left;
-        sums[m][1] += factor * right;
+        const Wide factor = a[m][offset] - Wide{};
+        for (int i = 0; i < kVectors; ++i) sums[m][i] += factor * right[i];
       }
     }
   for (int m = 0; m < M; ++m)
-    for (int half = 0; half < 2; ++half) store(c + m * c_apart + 8 * half, sums[m][half]);
+    for (int i = 0; i < kVectors; ++i) store(c + m * c_apart + column(i), sums[m][i]);
 }
 
-using Multiply = decltype(&multiply<1>);
-constexpr Multiply kMultiply[kRows + 1] = {nullptr,     multiply<1>, multiply<2>, multiply<3>,
-                                           multiply<4>, multiply<5>, multiply<6>};
+using Multiply = decltype(&multiply<1, 1>);
+constexpr Multiply kMultiply[2][kRows + 1] = {
+    {nullptr, multiply<1, 1>, multiply<2, 1>, multiply<3, 1>, multiply<4, 1>, multiply<5, 1>, multiply<6, 1>},
+    {nullptr, multiply<1, 2>, multiply<2, 2>, multiply<3, 2>, multiply<4, 2>, multiply<5, 2>, multiply<6, 2>}};
 
-// Rows first ... last of C [*, 16] = A [*, depth] times a panel [depth, 16], in parts that keep to kDepth and blocks of nearly
-// as many rows each; row(i) is where the i-th row of A starts.
+// Calls task(first, n) on the panels from `begin` to `end`, n at a time.
+template <typename Task>
+void for_panels(int64_t begin, int64_t end, Task task) {
+  for (int64_t panel = begin; panel < end; panel += kTogether) task(panel, std::min<int64_t>(kTogether, end - panel));
+}
+
+// Rows first ... last of C [*, 16 n] = A [*, depth] times n panels [depth, 16], in parts that keep to kDepth and blocks of
+// nearly as many rows each; row(i) is where the i-th row of A starts.
 template <typename Row>
-void multiply_rows(Row row, int64_t first, int64_t last, const float* panel, int64_t depth, float* c, int64_t c_apart) {
+void multiply_rows(Row row, int64_t first, int64_t last, const float* panels, int64_t n, int64_t b_apart, int64_t depth,
+                   float* c, int64_t c_apart) {
   const int64_t parts = (depth - 1) / kDepth + 1, part = (depth - 1) / parts + 1;
   const int64_t rows = last - first, blocks = (rows - 1) / kRows + 1;
   for (int64_t k = 0; k < depth; k += part)
@@ -47,6 +65,7 @@ void multiply_rows(Row row, int64_t first, int64_t last, const float* panel, int
       const int64_t i = first + block * rows / blocks, m = first + (block + 1) * rows / blocks - i;
       const float* from[kRows];
       for (int64_t r = 0; r < m; ++r) from[r] = row(i + r) + k;
-      kMultiply[m](from, 1, 0, panel + k * kPanel, std::min(part, depth - k), 1, c + (i - first) * c_apart, c_apart, k > 0);
+      kMultiply[n - 1][m](from, 1, 0, panels + k * kPanel, b_apart, std::min(part, depth - k), 1, c + (i - first) * c_apart,
+                          c_apart, k > 0);
     }
 }

@@ -1,4 +1,5 @@
-// Eight floats at once, by the vector types of GCC (from 12 on) and Clang: AVX, NEON and others alike.
+// Vec: eight floats at once, by the vector types of GCC (from 12 on) and Clang: AVX, NEON and others alike. Wide: sixteen,
+// where the processor has such registers.
 #pragma once
 
 #include <cmath>
@@ -11,6 +12,13 @@
 typedef float Vec __attribute__((vector_size(32)));
 typedef int32_t IntVec __attribute__((vector_size(32)));
 typedef float LooseVec __attribute__((vector_size(32), aligned(4), may_alias));
+#if defined(__AVX512F__)
+typedef float Wide __attribute__((vector_size(64)));
+#else
+typedef Vec Wide;
+#endif
+typedef float LooseWide __attribute__((vector_size(sizeof(Wide)), aligned(4), may_alias));
+constexpr int kWide = sizeof(Wide) / sizeof(float);
 #define INLINE inline __attribute__((always_inline))
 
 
@@ -22,7 +30,11 @@ typedef float LooseVec __attribute__((vector_size(32), aligned(4), may_alias));
 #endif
 
 static INLINE Vec load(const float* p) { return *reinterpret_cast<const LooseVec*>(p); }
-static INLINE void store(float* p, Vec x) { *reinterpret_cast<LooseVec*>(p) = x; }
+template <typename V>
+INLINE void store(float* p, V x) {
+  __builtin_memcpy(p, &x, sizeof(x));
+}
+static INLINE Wide load_wide(const float* p) { return *reinterpret_cast<const LooseWide*>(p); }
 static INLINE Vec fill(float x) { return Vec{x, x, x, x, x, x, x, x}; }
 static INLINE Vec max(Vec a, Vec b) { return a > b ? a : b; }
 

@@ -40,7 +40,7 @@ struct Shape {
   }
 };
 
-INLINE void transform_inputs(const Vec (&d)[kSix], float* out, int64_t apart) {
+INLINE void transform_inputs(const Wide (&d)[kSix], float* out, int64_t apart) {
   store(out, 4.0f * d[0] - 5.0f * d[2] + d[4]);
   store(out + apart, d[3] + d[4] - 4.0f * (d[1] + d[2]));
   store(out + 2 * apart, d[4] - d[3] + 4.0f * (d[1] - d[2]));
@@ -49,14 +49,15 @@ INLINE void transform_inputs(const Vec (&d)[kSix], float* out, int64_t apart) {
   store(out + 5 * apart, 4.0f * d[1] - 5.0f * d[3] + d[5]);
 }
 
-INLINE void transform_taps(const Vec (&taps)[kTaps], Vec (&out)[kSix]) {
+template <typename V>
+INLINE void transform_taps(const V (&taps)[kTaps], V (&out)[kSix]) {
   for (int p = 0; p < kSix; ++p) out[p] = kTapsOf[p][0] * taps[0] + kTapsOf[p][1] * taps[1] + kTapsOf[p][2] * taps[2];
 }
 
 INLINE void transform_products(const float* products, int64_t apart, float* out, int64_t out_apart) {
-  Vec p[kSix];
-  for (int i = 0; i < kSix; ++i) p[i] = load(products + i * apart);
-  Vec sum = p[1] + p[2], difference = p[1] - p[2], more = p[3] + p[4], less = p[3] - p[4];
+  Wide p[kSix];
+  for (int i = 0; i < kSix; ++i) p[i] = load_wide(products + i * apart);
+  Wide sum = p[1] + p[2], difference = p[1] - p[2], more = p[3] + p[4], less = p[3] - p[4];
   store(out, p[0] + sum + more);
   store(out + out_apart, difference + 2.0f * less);
   store(out + 2 * out_apart, sum + 4.0f * more);
@@ -64,16 +65,16 @@ INLINE void transform_products(const float* products, int64_t apart, float* out,
 }
 
 // The gradients of the products, from those of the outputs.
-INLINE void transform_gradients(const Vec (&g)[kTile], float* out, int64_t apart) {
-  Vec even = g[0] + g[2], odd = g[1] + g[3], far = g[0] + 4.0f * g[2], near = 2.0f * g[1] + 8.0f * g[3];
-  const Vec all[kSix] = {g[0], even + odd, even - odd, far + near, far - near, g[3]};
+INLINE void transform_gradients(const Wide (&g)[kTile], float* out, int64_t apart) {
+  Wide even = g[0] + g[2], odd = g[1] + g[3], far = g[0] + 4.0f * g[2], near = 2.0f * g[1] + 8.0f * g[3];
+  const Wide all[kSix] = {g[0], even + odd, even - odd, far + near, far - near, g[3]};
   for (int p = 0; p < kSix; ++p) store(out + p * apart, all[p]);
 }
 
 // The gradients of the taps, from those of the transformed ones.
-INLINE void sum_to_taps(const Vec (&of_products)[kSix], Vec (&out)[kTaps]) {
+INLINE void sum_to_taps(const Wide (&of_products)[kSix], Wide (&out)[kTaps]) {
   for (int r = 0; r < kTaps; ++r) {
-    out[r] = fill(0.0f);
+    out[r] = Wide{};
     for (int p = 0; p < kSix; ++p) out[r] += kTapsOf[p][r] * of_products[p];
   }
 }
@@ -92,9 +93,9 @@ inline void transform_tile(const float* x, const Shape& s, int64_t tile, float* 
     std::fill(out + p * apart, out + p * apart + s.in, 0.0f);
     std::fill(out + p * apart + size + s.in, out + p * apart + size + 2 * s.in, 0.0f);
   }
-  for (int64_t i = 0; i < size; i += 8) {
-    Vec d[kSix];
-    for (int j = 0; j < kSix; ++j) d[j] = load(frames[j] + i);
+  for (int64_t i = 0; i < size; i += kWide) {
+    Wide d[kSix];
+    for (int j = 0; j < kSix; ++j) d[j] = load_wide(frames[j] + i);
     transform_inputs(d, out + s.in + i, apart);
   }
 }
@@ -102,14 +103,15 @@ inline void transform_tile(const float* x, const Shape& s, int64_t tile, float* 
 // A panel of sixteen outputs of the transformed kernel [3, 3, C, D], [products][depth][16]; turned: of the kernel of the
 // gradient of the input, with both axes turned around and inputs and outputs exchanged.
 inline void transform_kernel(const float* kernel, const Shape& s, int64_t panel, bool turned, float* out) {
-  const auto put = [&](int64_t c, int half, const Vec (&taps)[kTaps][kTaps]) {  // [frequency][time]
+  const auto put = [&](int64_t c, int half, const auto& taps) {  // [frequency][time]
+    using V = std::remove_const_t<std::remove_reference_t<decltype(taps[0][0])>>;
     float* to = out + c * kPanel + half;
-    Vec by_time[kTaps][kSix];
+    V by_time[kTaps][kSix];
     for (int j = 0; j < kTaps; ++j) transform_taps(taps[j], by_time[j]);
     for (int p = 0; p < kSix; ++p) {
       if (s.both()) {
-        Vec all[kSix];
-        transform_taps({by_time[0][p], by_time[1][p], by_time[2][p]}, all);
+        V all[kSix];
+        transform_taps<V>({by_time[0][p], by_time[1][p], by_time[2][p]}, all);
         for (int q = 0; q < kSix; ++q) store(to + (p * kSix + q) * s.apart(), all[q]);
       } else {
         for (int j = 0; j < kTaps; ++j) store(to + p * s.apart() + j * s.in * kPanel, by_time[j][p]);
@@ -118,13 +120,13 @@ inline void transform_kernel(const float* kernel, const Shape& s, int64_t panel,
   };
   if (!turned) {
     for (int64_t c = 0; c < s.in; ++c) {
-      Vec taps[2][kTaps][kTaps];  // nine lines of the cache, perhaps all in one set: each is read once
+      Wide taps[kPanel / kWide][kTaps][kTaps];  // nine lines of the cache, perhaps all in one set: each is read once
       for (int j = 0; j < kTaps; ++j)
         for (int r = 0; r < kTaps; ++r) {
           const float* from = kernel + ((r * kTaps + j) * s.in + c) * s.out + panel * kPanel;
-          for (int half = 0; half < 2; ++half) taps[half][j][r] = load(from + 8 * half);
+          for (int part = 0; part * kWide < kPanel; ++part) taps[part][j][r] = load_wide(from + part * kWide);
         }
-      for (int half = 0; half < 2; ++half) put(c, 8 * half, taps[half]);
+      for (int part = 0; part * kWide < kPanel; ++part) put(c, part * kWide, taps[part]);
     }
   } else {
     for (int64_t c = 0; c < s.in; c += 8)
@@ -153,7 +155,7 @@ inline void transform_output(const float* products, int64_t rows, int64_t channe
   const int64_t frame = s.bins * s.out;
   for (int64_t row = 0; row < rows; ++row) {
     float* to = y + s.frame(first + row / s.bins) * frame + row % s.bins * s.out + channel;
-    for (int64_t n = 0; n < channels; n += 8)
+    for (int64_t n = 0; n < channels; n += kWide)
       transform_products(products + row * channels + n, rows * channels, to + n, frame);
   }
 }
