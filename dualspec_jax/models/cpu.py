@@ -1,6 +1,7 @@
 """When to use forms of layers that XLA runs faster on a CPU; elsewhere its own are the better ones.
 
 What is traced on a CPU in float32 uses those of `cpu_layers` and kernels of `native`, unless in `accelerator_forms`.
+In bfloat16, on processors with AMX, arrays stay float32 and the kernels of `native.bfloat16` round what they multiply.
 Where there are no kernels, `long_runs` use `cpu_convolution`'s forms, which take longer to compile.
 """
 
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
+
+from dualspec_jax.native import bfloat16
 
 # 0: the forms of accelerators, 1: those of a CPU that compile as fast, 2: all.
 _level = contextvars.ContextVar("level", default=1)
@@ -45,3 +48,9 @@ def level_of(dtype: jnp.dtype) -> int:
 def on_cpu(dtype: jnp.dtype) -> bool:
     """Return whether a computation in a dtype is to use the forms of `cpu_layers`."""
     return level_of(dtype) > 0
+
+
+def carried(dtype: jnp.dtype) -> jnp.dtype:
+    """Return the dtype of arrays of a computation in a dtype: float32 where only operands of products are rounded."""
+    rounds = dtype == jnp.bfloat16 and level_of(jnp.float32) > 0 and bfloat16.available()
+    return jnp.float32 if rounds else dtype

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from dualspec_jax.models import cpu
+from dualspec_jax.native import bfloat16
 from dualspec_jax.native import convolution as native
 
 # Four outputs of a filter of three taps from six products: output @ ((taps @ kernel) * (tile @ input)).
@@ -30,12 +31,17 @@ _OUTPUT = np.array(
 _MIN_CHANNELS, _MIN_POSITIONS = 64, 1024
 
 
-def convolve(x: Float[Array, "B t f c"], kernel: Float[Array, "3 3 c d"]) -> Float[Array, "B t f d"]:
+def convolve(
+    x: Float[Array, "B t f c"], kernel: Float[Array, "3 3 c d"], rounded: bool = False
+) -> Float[Array, "B t f d"]:
     """Return x convolved with the kernel, zeros around; in `long_runs` by `winograd` or with gradients by products.
 
-    Where there is a compiler kernels in C++ do it, which need no long compilation of XLA's.
+    Where there is a compiler kernels in C++ do it, which need no long compilation of XLA's. If `rounded`, with operands
+    rounded to bfloat16.
     """
     b, t, f, c = x.shape
+    if rounded and bfloat16.can_multiply(*kernel.shape[2:]):
+        return bfloat16.multiply(x, kernel)
     if cpu.on_cpu(x.dtype) and native.can_convolve(t, c, kernel.shape[-1]):
         return native.convolve(x, kernel)
     if cpu.level_of(x.dtype) < 2 or min(c, kernel.shape[-1]) < _MIN_CHANNELS:

@@ -52,8 +52,9 @@ class Dense(nn.Module):
     def __call__(self, x: Float[Array, "... c"]) -> Float[Array, "... d"]:
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        x = cpu_layers.product(x, kernel)
+        dtype = cpu.carried(self.dtype)
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=dtype)
+        x = cpu_layers.product(x, kernel, rounded=dtype != self.dtype)
         return x if bias is None else cpu_layers.add_bias(x, bias)
 
 
@@ -75,8 +76,12 @@ class Conv(nn.Module):
         shape = (self.width, self.width, x.shape[-1], self.channels)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.channels,))
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        x = cpu_convolution.convolve(x, kernel) if self.width == 3 else cpu_layers.product(x, kernel[0, 0])
+        dtype = cpu.carried(self.dtype)
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=dtype)
+        if self.width == 3:
+            x = cpu_convolution.convolve(x, kernel, rounded=dtype != self.dtype)
+        else:
+            x = cpu_layers.product(x, kernel[0, 0], rounded=dtype != self.dtype)
         return cpu_layers.add_bias(x, bias)
 
 
@@ -85,7 +90,7 @@ class GroupNorm(nn.GroupNorm):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B ... c"]) -> Float[Array, "B ... c"]:
-        if self.dtype != jnp.float32 or not cpu.on_cpu(x.dtype):
+        if cpu.carried(self.dtype) != jnp.float32 or not cpu.on_cpu(x.dtype):
             return super().__call__(x)
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
@@ -177,7 +182,7 @@ class TransformerBlock(nn.Module):
     ) -> Float[Array, "B t f c"]:
         channels = x.shape[-1]
         attention = lambda name: Attention(channels // self.head_dim, self.head_dim, dtype=self.dtype, name=name)
-        norm = lambda name: nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name=name)
+        norm = lambda name: nn.LayerNorm(epsilon=1e-5, dtype=cpu.carried(self.dtype), name=name)
         h = GroupNorm(self.groups, epsilon=1e-6, dtype=self.dtype, name="norm")(x)
         h = Dense(channels, dtype=self.dtype, name="proj_in")(h.reshape(x.shape[0], -1, channels))
         h = h + attention("attn1")(norm("norm1")(h))
@@ -202,7 +207,8 @@ class Downsample(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B t f c"]) -> Float[Array, "B u g c"]:
         padding = [(0, 1) if s == 2 and self.asymmetric else (1, 1) for s in self.stride]
-        return nn.Conv(self.channels, (3, 3), tuple(self.stride), padding=padding, dtype=self.dtype, name="conv")(x)
+        dtype = cpu.carried(self.dtype)
+        return nn.Conv(self.channels, (3, 3), tuple(self.stride), padding=padding, dtype=dtype, name="conv")(x)
 
 
 class Upsample(nn.Module):

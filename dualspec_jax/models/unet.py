@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from dualspec_jax.models import cpu
 from dualspec_jax.models.layers import (
     Conv,
     Downsample,
@@ -78,10 +79,10 @@ class UNet(nn.Module):
         azimuth_deg: Float[Array, "B"],
         has_azimuth: Bool[Array, "B"],
     ) -> Float[Array, "B t f C"]:
-        out_channels = x.shape[-1]
+        out_channels, dtype = x.shape[-1], cpu.carried(self.dtype)
         width = 4 * self.channels[0]
-        dense = lambda n, name: nn.Dense(n, dtype=self.dtype, name=name)
-        emb = dense(width, "time_linear_1")(timestep_embedding(t, self.channels[0]).astype(self.dtype))
+        dense = lambda n, name: nn.Dense(n, dtype=dtype, name=name)
+        emb = dense(width, "time_linear_1")(timestep_embedding(t, self.channels[0]).astype(dtype))
         emb = dense(width, "time_linear_2")(nn.silu(emb))
         if self.pooled_text:
             emb = emb + dense(width, "text_proj")(masked_mean(text_emb, text_mask))
@@ -103,10 +104,10 @@ class UNet(nn.Module):
         h = Conv(self.channels[0], dtype=self.dtype, name="conv_in")(h)
         if self.freq_embedding:
             row = self.param("freq_embedding", nn.initializers.normal(0.02), (h.shape[2], h.shape[3]))
-            h = h + row.astype(self.dtype)
+            h = h + row.astype(dtype)
         if self.condition_rows:
             zero = nn.initializers.zeros
-            rows = nn.Dense(h.shape[2] * h.shape[3], dtype=self.dtype, kernel_init=zero, name="condition_rows")
+            rows = nn.Dense(h.shape[2] * h.shape[3], dtype=dtype, kernel_init=zero, name="condition_rows")
             h = h + rows(nn.silu(emb)).reshape(-1, 1, *h.shape[2:])
         skips = [h]
         for i in range(len(self.channels)):

@@ -20,12 +20,13 @@ _TARGETS = (
     "dualspec_render",
     "dualspec_convolve",
     "dualspec_kernel_gradient",
+    "dualspec_convolve_bfloat16",
+    "dualspec_kernel_gradient_bfloat16",
 )
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fPIC", "-shared", "-pthread", "-w")
 _TIMEOUT = 300  # seconds for one run of the compiler
 
 
-@functools.cache
 def available() -> bool:
     """Return whether the kernels are there, for a CPU as JAX's default device; compiled now if they are not yet.
 
@@ -33,12 +34,27 @@ def available() -> bool:
     $DUALSPEC_NATIVE_DIR, or ~/.cache/dualspec_jax/native, a file for each compiler and processor. DUALSPEC_NATIVE=0
     switches them off. Where anything fails, a line of the log says what.
     """
-    if jax.default_backend() != "cpu" or os.environ.get("DUALSPEC_NATIVE", "1") == "0":
+    return _library() is not None
+
+
+@functools.cache
+def has_bfloat16() -> bool:
+    """Return whether this processor and system have the registers (AMX) of the kernels that round to bfloat16."""
+    function = _library() and _library().dualspec_has_bfloat16
+    if not function:
         return False
+    function.restype = ctypes.c_bool
+    return function()
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    if jax.default_backend() != "cpu" or os.environ.get("DUALSPEC_NATIVE", "1") == "0":
+        return None
     compiler = shlex.split(os.environ.get("CXX", "")) or [shutil.which("g++") or shutil.which("clang++")]
     if not compiler[0]:
         logging.info("no C++ compiler: kernels for the CPU are those of XLA")
-        return False
+        return None
     try:
         library = ctypes.CDLL(str(_compile(compiler)))
         for target in _TARGETS:
@@ -48,8 +64,8 @@ def available() -> bool:
         logging.warning(
             "kernels for the CPU are those of XLA, as the faster ones failed: %s", said[0] if said else error
         )
-        return False
-    return True
+        return None
+    return library
 
 
 def alone() -> bool:

@@ -1,0 +1,350 @@
+// Products and 3x3 convolutions of float32 arrays whose operands are rounded to bfloat16 and summed in float32, by the matrix
+// registers (AMX) of Intel's processors. A product is a convolution with one tap. Positions of a convolution are numbered
+// with a border of zeros around each example, so that what a tap sees is always as far away; what comes out for the border is
+// dropped.
+
+#include <cstdint>
+#include <vector>
+
+#include "memory.h"
+#include "threads.h"
+
+#if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__linux__)
+#define HAS_AMX 1
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+namespace ffi = xla::ffi;
+using Floats = ffi::Buffer<ffi::F32>;
+using Result = ffi::Result<Floats>;
+
+#if HAS_AMX
+
+namespace {
+
+using Half = uint16_t;
+constexpr int64_t kTile = 16, kDepth = 32, kTileSize = kTile * kDepth;  // rows, and halves of a row, of a register
+constexpr int64_t kBlock = 2 * kTile;                                   // rows and columns of a block, four registers
+constexpr int64_t kGroup = 512;  // positions at a time: with their halves a second cache of 2 MiB is not full
+constexpr int64_t kChunk = 512;  // positions of a sum that stay in a first cache
+
+// Asks the system for the matrix registers, for all threads of the process.
+bool have_registers() {
+  constexpr int kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+}
+
+// All registers 16 rows of 64 bytes, while it lives.
+struct Registers {
+  Registers() {
+    alignas(64) uint8_t config[64] = {1};  // palette
+    for (int i = 0; i < 8; ++i) {
+      config[16 + 2 * i] = 64;
+      config[48 + i] = kTile;
+    }
+    _tile_loadconfig(config);
+  }
+  ~Registers() { _tile_release(); }
+};
+
+int64_t up_to(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+struct Grid {
+  int64_t examples, frames, bins, border;
+
+  int64_t width() const { return bins + 2 * border; }
+  int64_t size() const { return (frames + 2 * border) * width(); }
+  int64_t positions() const { return examples * size(); }
+  int64_t taps() const { return border ? 9 : 1; }
+  int64_t shift(int64_t tap) const { return border ? tap / 3 * width() + tap % 3 : 0; }
+  int64_t reach() const { return shift(taps() - 1); }
+  // The row of an array [examples, frames, bins] at a position, -1 at the border, where the array's first element is at
+  // `origin` on both axes.
+  int64_t row(int64_t position, int64_t origin) const {
+    const int64_t t = position % size() / width() - origin, f = position % width() - origin;
+    const bool inside = position < positions() && t >= 0 && t < frames && f >= 0 && f < bins;
+    return inside ? (position / size() * frames + t) * bins + f : -1;
+  }
+};
+
+Grid grid_of(Floats& x, bool has_taps) {
+  const auto d = x.dimensions();
+  if (has_taps) return {int64_t(d[0]), int64_t(d[1]), int64_t(d[2]), 1};
+  return {1, 1, int64_t(x.element_count() / d.back()), 0};
+}
+
+__m512i halves(__m512 low, __m512 high) { return (__m512i)_mm512_cvtne2ps_pbh(high, low); }
+
+// Two rows of sixteen columns, column by column.
+__m512i pairs(__m512 first, __m512 second) {
+  alignas(64) static const uint16_t order[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  return _mm512_permutexvar_epi16(_mm512_load_si512(order), halves(first, second));
+}
+
+void transpose(__m512i (&x)[16]) {  // of 32 bits
+  __m512i y[16];
+  for (int i = 0; i < 16; i += 2) {
+    y[i] = _mm512_unpacklo_epi32(x[i], x[i + 1]);
+    y[i + 1] = _mm512_unpackhi_epi32(x[i], x[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4) {
+    for (int j = 0; j < 2; ++j) {
+      x[i + 2 * j] = _mm512_unpacklo_epi64(y[i + j], y[i + j + 2]);
+      x[i + 2 * j + 1] = _mm512_unpackhi_epi64(y[i + j], y[i + j + 2]);
+    }
+  }
+  for (int i = 0; i < 4; ++i) {
+    y[i] = _mm512_shuffle_i32x4(x[i], x[i + 4], 0x88);
+    y[i + 4] = _mm512_shuffle_i32x4(x[i], x[i + 4], 0xdd);
+    y[i + 8] = _mm512_shuffle_i32x4(x[i + 8], x[i + 12], 0x88);
+    y[i + 12] = _mm512_shuffle_i32x4(x[i + 8], x[i + 12], 0xdd);
+  }
+  for (int i = 0; i < 8; ++i) {
+    x[i] = _mm512_shuffle_i32x4(y[i], y[i + 8], 0x88);
+    x[i + 8] = _mm512_shuffle_i32x4(y[i], y[i + 8], 0xdd);
+  }
+}
+
+// A row of `channels` floats, with zeros up to a multiple of 32; of zeros only without a row.
+void to_halves(const float* from, int64_t channels, Half* to) {
+  for (int64_t c = 0; c < channels; c += kDepth) {
+    const __m512 low = from ? _mm512_loadu_ps(from + c) : __m512{};
+    const __m512 high = from && c + kTile < channels ? _mm512_loadu_ps(from + c + kTile) : __m512{};
+    _mm512_storeu_si512(to + c, halves(low, high));
+  }
+}
+
+// Sixteen outputs of the kernel [taps, in, out] in tiles [taps][in / 32], each of pairs of inputs [16][16][2]; turned: of
+// the kernel [taps, out, in] of the gradient of the input, with the taps in reverse.
+void pack_kernel(const float* kernel, int64_t taps, int64_t in, int64_t out, int64_t panel, bool turned, Half* to) {
+  for (int64_t tap = 0; tap < taps; ++tap)
+    for (int64_t k = 0; k < in; k += kDepth, to += kTileSize) {
+      const int64_t depth = std::min(kDepth, in - k);
+      __m512i rows[16] = {};
+      if (turned) {
+        for (int n = 0; n < 16; ++n) {
+          const float* from = kernel + ((taps - 1 - tap) * out + panel * kTile + n) * in + k;
+          rows[n] = halves(_mm512_loadu_ps(from), depth > kTile ? _mm512_loadu_ps(from + kTile) : __m512{});
+        }
+        transpose(rows);
+      } else {
+        for (int64_t i = 0; 2 * i < depth; ++i) {
+          const float* from = kernel + (tap * in + k + 2 * i) * out + panel * kTile;
+          rows[i] = pairs(_mm512_loadu_ps(from), _mm512_loadu_ps(from + out));
+        }
+      }
+      for (int i = 0; i < 16; ++i) _mm512_storeu_si512(to + i * kDepth, rows[i]);
+    }
+}
+
+template <int N>
+void zero() {
+  _tile_zero(0);
+  _tile_zero(2);
+  if (N == 2) {
+    _tile_zero(1);
+    _tile_zero(3);
+  }
+}
+
+// C of 32 rows and 16 N columns gains the product of A, rows `apart` halves from each other, and N tiles of B.
+template <int N>
+void multiply(const Half* a, int64_t apart, const Half* b, int64_t b_apart) {
+  _tile_loadd(4, a, apart * sizeof(Half));
+  _tile_loadd(6, b, 64);
+  _tile_dpbf16ps(0, 4, 6);
+  _tile_loadd(5, a + kTile * apart, apart * sizeof(Half));
+  _tile_dpbf16ps(2, 5, 6);
+  if (N == 2) {
+    _tile_loadd(7, b + b_apart, 64);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_dpbf16ps(3, 5, 7);
+  }
+}
+
+template <int N>
+void load_sums(const float* c, int64_t apart) {
+  _tile_loadd(0, c, apart * sizeof(float));
+  _tile_loadd(2, c + kTile * apart, apart * sizeof(float));
+  if (N == 2) {
+    _tile_loadd(1, c + kTile, apart * sizeof(float));
+    _tile_loadd(3, c + kTile * apart + kTile, apart * sizeof(float));
+  }
+}
+
+template <int N>
+void store_sums(float* c, int64_t apart) {
+  _tile_stored(0, c, apart * sizeof(float));
+  _tile_stored(2, c + kTile * apart, apart * sizeof(float));
+  if (N == 2) {
+    _tile_stored(1, c + kTile, apart * sizeof(float));
+    _tile_stored(3, c + kTile * apart + kTile, apart * sizeof(float));
+  }
+}
+
+void copy_row(const float* from, int64_t n, float* to) {
+  for (int64_t i = 0; i < n; i += kTile) _mm512_storeu_ps(to + i, _mm512_loadu_ps(from + i));
+}
+
+// N panels of outputs of the positions first ... last, whose halves are x [*, depth] from `first` on.
+template <int N>
+void convolve_panels(const Grid& grid, const Half* x, int64_t depth, const Half* kernel, int64_t first, int64_t last,
+                     int64_t out, float* y) {
+  alignas(64) float sums[kBlock * kBlock];
+  const int64_t panel_size = grid.taps() * depth * kTile;
+  for (int64_t q = first; q < last; q += kBlock) {
+    const Half* b = kernel;
+    zero<N>();
+    for (int64_t tap = 0; tap < grid.taps(); ++tap) {
+      const Half* a = x + (q - first + grid.shift(tap)) * depth;
+      for (int64_t k = 0; k < depth; k += kDepth, b += kTileSize) multiply<N>(a + k, depth, b, panel_size);
+    }
+    if (!grid.border && q + kBlock <= last) {
+      store_sums<N>(y + q * out, out);
+      continue;
+    }
+    store_sums<N>(sums, kBlock);
+    for (int64_t i = 0; i < std::min(kBlock, last - q); ++i) {
+      const int64_t row = grid.row(q + i, 0);
+      if (row >= 0) copy_row(sums + i * kBlock, N * kTile, y + row * out);
+    }
+  }
+}
+
+float* scratch_halves(std::vector<float>& kept, int64_t n, Half*& halves) {
+  float* start = scratch(kept, (n + 1) / 2);
+  halves = reinterpret_cast<Half*>(start);
+  return start;
+}
+
+ffi::Error convolve(ffi::ThreadPool pool, Floats x, Floats kernel, Result y, bool turned) {
+  const Grid grid = grid_of(x, kernel.dimensions().size() == 4);
+  const int64_t in = x.dimensions().back(), out = y->dimensions().back(), depth = up_to(in, kDepth);
+  const int64_t panels = out / kTile, panel_size = grid.taps() * depth * kTile;
+  Block kernels(panels * panel_size / 2);
+  Half* packed = reinterpret_cast<Half*>(kernels.start());
+  parallel_for(pool, panels, [&](int64_t panel) {
+    pack_kernel(kernel.typed_data(), grid.taps(), in, out, panel, turned, packed + panel * panel_size);
+  });
+  const int64_t positions = grid.positions(), threads = std::max<int64_t>(1, pool.num_threads());
+  const int64_t groups = (positions - 1) / kGroup + 1, pairs_of_panels = (panels + 1) / 2;
+  // Where there are few groups, each is done in several sections of the outputs.
+  const int64_t sections = std::min(pairs_of_panels, std::max<int64_t>(1, 2 * threads / groups));
+  parallel_for(pool, groups * sections, [&](int64_t task) {
+    const int64_t group = task / sections, section = task % sections;
+    const int64_t first = group * kGroup, last = std::min(positions, first + kGroup);
+    const int64_t needed = up_to(last - first, kBlock) + grid.reach();
+    thread_local std::vector<float> kept;
+    Half* rows;
+    scratch_halves(kept, needed * depth, rows);
+    for (int64_t i = 0; i < needed; ++i) {
+      const int64_t row = grid.row(first + i, grid.border);
+      to_halves(row < 0 ? nullptr : x.typed_data() + row * in, in, rows + i * depth);
+    }
+    Registers registers;
+    for (int64_t pair = section * pairs_of_panels / sections; pair < (section + 1) * pairs_of_panels / sections; ++pair) {
+      const Half* b = packed + 2 * pair * panel_size;
+      float* to = y->typed_data() + pair * kBlock;
+      (2 * pair + 1 < panels ? convolve_panels<2> : convolve_panels<1>)(grid, rows, depth, b, first, last, out, to);
+    }
+  });
+  return ffi::Error::Success();
+}
+
+// Up to 32 inputs and N panels of outputs of a kernel's gradient: of inputs x [32][*], `apart` halves from each other, and
+// gradients in tiles [N][depth / 32].
+template <int N>
+void correlate_block(const Grid& grid, const Half* x, int64_t apart, const Half* gradients, int64_t depth, float* sums) {
+  for (int64_t first = 0; first < depth; first += kChunk)
+    for (int64_t tap = 0; tap < grid.taps(); ++tap) {
+      float* of_tap = sums + tap * kBlock * kBlock;
+      if (first) load_sums<N>(of_tap, kBlock);
+      else zero<N>();
+      for (int64_t q = first; q < std::min(depth, first + kChunk); q += kDepth)
+        multiply<N>(x + q + grid.shift(tap), apart, gradients + q * kTile, depth * kTile);
+      store_sums<N>(of_tap, kBlock);
+    }
+}
+
+// The gradient of the kernel, [taps, in, out].
+ffi::Error kernel_gradient(ffi::ThreadPool pool, Floats x, Floats gradient, Result result) {
+  const Grid grid = grid_of(x, result->dimensions().size() == 4);
+  const int64_t in = x.dimensions().back(), out = gradient.dimensions().back(), panels = out / kTile;
+  const int64_t depth = up_to(grid.positions(), kDepth), blocks = (in + kBlock - 1) / kBlock;
+  const int64_t apart = up_to(depth + grid.reach(), 2 * kDepth) + kDepth;  // an odd number of the cache's lines
+  Block arrays((blocks * kBlock * apart + out * depth) / 2);
+  Half* inputs = reinterpret_cast<Half*>(arrays.start());
+  Half* gradients = inputs + blocks * kBlock * apart;
+  parallel_for(pool, apart / kDepth, [&](int64_t i) {
+    static const float zeros[kTile] = {};
+    int64_t rows[kDepth];
+    for (int64_t r = 0; r < kDepth; ++r) rows[r] = grid.row(i * kDepth + r, grid.border);
+    for (int64_t c = 0; c < blocks * kBlock; c += kTile) {
+      const auto at = [&](int64_t r) {
+        return _mm512_loadu_ps(rows[r] < 0 || c >= in ? zeros : x.typed_data() + rows[r] * in + c);
+      };
+      __m512i tile[16];
+      for (int64_t r = 0; r < 16; ++r) tile[r] = pairs(at(2 * r), at(2 * r + 1));
+      transpose(tile);
+      for (int64_t n = 0; n < 16; ++n) _mm512_storeu_si512(inputs + (c + n) * apart + i * kDepth, tile[n]);
+    }
+    if (i * kDepth >= depth) return;
+    for (int64_t r = 0; r < kDepth; ++r) rows[r] = grid.row(i * kDepth + r, 0);
+    for (int64_t panel = 0; panel < panels; ++panel) {
+      const auto at = [&](int64_t r) {
+        return _mm512_loadu_ps(rows[r] < 0 ? zeros : gradient.typed_data() + rows[r] * out + panel * kTile);
+      };
+      Half* to = gradients + panel * depth * kTile + i * kTileSize;
+      for (int64_t r = 0; r < 16; ++r) _mm512_storeu_si512(to + r * kDepth, pairs(at(2 * r), at(2 * r + 1)));
+    }
+  });
+  const int64_t pairs_of_panels = (panels + 1) / 2;
+  parallel_for(pool, blocks * pairs_of_panels, [&](int64_t task) {
+    const int64_t block = task % blocks, pair = task / blocks, n = std::min<int64_t>(2, panels - 2 * pair);
+    alignas(64) float sums[9 * kBlock * kBlock];
+    Registers registers;
+    (n == 2 ? correlate_block<2> : correlate_block<1>)(grid, inputs + block * kBlock * apart, apart,
+                                                       gradients + 2 * pair * depth * kTile, depth, sums);
+    for (int64_t tap = 0; tap < grid.taps(); ++tap)
+      for (int64_t i = 0; i < std::min(kBlock, in - block * kBlock); ++i)
+        copy_row(sums + (tap * kBlock + i) * kBlock, n * kTile,
+                 result->typed_data() + (tap * in + block * kBlock + i) * out + pair * kBlock);
+  });
+  return ffi::Error::Success();
+}
+
+}  // namespace
+
+#else
+
+namespace {
+
+bool have_registers() { return false; }
+
+ffi::Error convolve(ffi::ThreadPool, Floats, Floats, Result, bool) {
+  return ffi::Error::Internal("this processor has no matrix registers");
+}
+
+ffi::Error kernel_gradient(ffi::ThreadPool, Floats, Floats, Result) {
+  return ffi::Error::Internal("this processor has no matrix registers");
+}
+
+}  // namespace
+
+#endif
+
+extern "C" bool dualspec_has_bfloat16() { return have_registers(); }
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(dualspec_convolve_bfloat16, convolve,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Floats>()
+                                  .Arg<Floats>()
+                                  .Ret<Floats>()
+                                  .Attr<bool>("turned"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(dualspec_kernel_gradient_bfloat16, kernel_gradient,
+                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Floats>().Arg<Floats>().Ret<Floats>());
