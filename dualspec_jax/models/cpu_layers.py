@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from dualspec_jax.models.cpu import on_cpu
+from dualspec_jax.native import attention as native
 from dualspec_jax.native import bfloat16
 
 _MIN_ROWS = 32  # of a product, for kernels that go by blocks of as many
@@ -157,8 +158,13 @@ def _normal_cdf(x: Array) -> Array:
     return 0.5 * (1.0 + jax.lax.erf(x * np.float32(np.sqrt(0.5))))
 
 
-@jax.custom_vjp
 def self_attention(q: Float[Array, "B N H D"], k: Float[Array, "B N H D"], v: Float[Array, "B N H D"]) -> Array:
+    """Return softmax(q k^T / sqrt(D)) v, [B, N, H, D], by a kernel in C++ or by products."""
+    return native.attend(q, k, v) if native.can_attend(*q.shape) else attention_by_products(q, k, v)
+
+
+@jax.custom_vjp
+def attention_by_products(q: Float[Array, "B N H D"], k: Float[Array, "B N H D"], v: Float[Array, "B N H D"]) -> Array:
     """Return softmax(q k^T / sqrt(D)) v, [B, N, H, D].
 
     The sum of the weights comes out of the second product, as one more column, and divides its result: 2.2 times as
@@ -201,7 +207,7 @@ def _attend_backward(saved, gradient):
     return tuple(_by_example(x, b) for x in (of_q, of_k, of_v))
 
 
-self_attention.defvjp(_attend, _attend_backward)
+attention_by_products.defvjp(_attend, _attend_backward)
 
 
 def _by_head(x: Float[Array, "B N H D"]) -> Float[Array, "BH N D"]:

@@ -20,6 +20,8 @@ _TARGETS = (
     "dualspec_render",
     "dualspec_convolve",
     "dualspec_kernel_gradient",
+    "dualspec_attend",
+    "dualspec_attention_gradient",
     "dualspec_convolve_bfloat16",
     "dualspec_kernel_gradient_bfloat16",
 )
@@ -40,9 +42,19 @@ def available() -> bool:
 @functools.cache
 def has_bfloat16() -> bool:
     """Return whether this processor and system have the registers (AMX) of the kernels that round to bfloat16."""
-    function = _library() and _library().dualspec_has_bfloat16
-    if not function:
+    return _ask("dualspec_has_bfloat16")
+
+
+@functools.cache
+def has_wide_vectors() -> bool:
+    """Return whether the kernels use vectors of 512 bits, as this processor has them."""
+    return _ask("dualspec_has_wide_vectors")
+
+
+def _ask(name: str) -> bool:
+    if _library() is None:
         return False
+    function = getattr(_library(), name)
     function.restype = ctypes.c_bool
     return function()
 

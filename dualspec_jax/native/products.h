@@ -1,4 +1,5 @@
-// Products of matrices in blocks of a few rows and of one or two panels of sixteen columns, in which the second operand lies.
+// Products of matrices in blocks of at most kRows rows and of one or two panels of sixteen columns, in which the second
+// operand lies.
 #pragma once
 
 #include <algorithm>
@@ -7,12 +8,13 @@
 
 #if defined(__AVX512F__)
 constexpr int kTogether = 2;     // panels that a block has, where there are as many
+constexpr int kRows = 8;         // and rows
 constexpr int64_t kDepth = 256;  // rows of these panels that stay in a first cache of 48 KiB
 #else
-constexpr int kTogether = 1;
+constexpr int kTogether = 1, kRows = 6;
 constexpr int64_t kDepth = 400;  // of 32 KiB
 #endif
-constexpr int kPanel = 16, kRows = 6;
+constexpr int kPanel = 16;
 
 // C [M, 16 N], rows c_apart from each other, is or with `add` gains the sum over u and k of a[m][u * far + k * step] times the
 // rows u * n_k + k of N panels [n_u n_k, 16] that are b_apart from each other.
@@ -21,31 +23,36 @@ void multiply(const float* const* a, int64_t step, int64_t far, const float* b, 
               float* c, int64_t c_apart, bool add) {
   constexpr int kVectors = N * kPanel / kWide;  // of a row of C
   const auto column = [](int i) { return i * kWide; };
-  Wide sums[M][kVectors];
-  for (int m = 0; m < M; ++m)
-    for (int i = 0; i < kVectors; ++i)
-      sums[m][i] = add ? load_wide(c + m * c_apart + column(i)) : Wide{};
-  for (int64_t u = 0; u < n_u; ++u)
+  Wide sums[M][kVectors] = {};
+  for (int64_t u = 0; u < n_u; ++u) {
+    const float* from[M];
+    for (int m = 0; m < M; ++m) from[m] = a[m] + u * far;
     for (int64_t k = 0; k < n_k; ++k, b += kPanel) {
-      const int64_t offset = u * far + k * step;
       Wide right[kVectors];
       for (int i = 0; i < kVectors; ++i) {
         right[i] = load_wide(b + column(i) / kPanel * b_apart + column(i) % kPanel);
         IN_REGISTER(right[i]);
       }
       for (int m = 0; m < M; ++m) {
-        const Wide factor = a[m][offset] - Wide{};
+        const Wide factor = from[m][k * step] - Wide{};
         for (int i = 0; i < kVectors; ++i) sums[m][i] += factor * right[i];
       }
     }
+  }
+#pragma GCC unroll 8
   for (int m = 0; m < M; ++m)
-    for (int i = 0; i < kVectors; ++i) store(c + m * c_apart + column(i), sums[m][i]);
+#pragma GCC unroll 2
+    for (int i = 0; i < kVectors; ++i) {
+      float* to = c + m * c_apart + column(i);
+      store(to, add ? sums[m][i] + load_wide(to) : sums[m][i]);
+    }
 }
 
 using Multiply = decltype(&multiply<1, 1>);
-constexpr Multiply kMultiply[2][kRows + 1] = {
-    {nullptr, multiply<1, 1>, multiply<2, 1>, multiply<3, 1>, multiply<4, 1>, multiply<5, 1>, multiply<6, 1>},
-    {nullptr, multiply<1, 2>, multiply<2, 2>, multiply<3, 2>, multiply<4, 2>, multiply<5, 2>, multiply<6, 2>}};
+template <int N>
+constexpr Multiply kMultiplyBy[] = {nullptr,        multiply<1, N>, multiply<2, N>, multiply<3, N>, multiply<4, N>,
+                                    multiply<5, N>, multiply<6, N>, multiply<7, N>, multiply<8, N>};
+constexpr const Multiply* kMultiply[] = {kMultiplyBy<1>, kMultiplyBy<2>};
 
 // Calls task(first, n) on the panels from `begin` to `end`, n at a time.
 template <typename Task>

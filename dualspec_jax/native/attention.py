@@ -1,0 +1,42 @@
+"""Attention by the kernels of `attention.cc`, on a CPU."""
+
+import os
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dualspec_jax.native import library
+
+_CHUNK, _PANEL = 32, 16
+
+
+def can_attend(batch: int, rows: int, heads: int, size: int) -> bool:
+    """Return whether `attend` is there and the faster one: 512-bit vectors, in the gradient a head for each core."""
+    fits = rows % _CHUNK == 0 and size % _PANEL == 0 and batch * heads >= (os.cpu_count() or 1)
+    return fits and library.alone() and library.has_wide_vectors()
+
+
+@jax.custom_vjp
+def attend(q: Float[Array, "B N H D"], k: Float[Array, "B N H D"], v: Float[Array, "B N H D"]) -> Array:
+    """Return softmax(q k^T / sqrt(D)) v, [B, N, H, D].
+
+    No array of N x N weights is made, forward or backward: 1.4 to 2 times as fast as `cpu_layers.self_attention` on two
+    cores of an Intel Sapphire Rapids (N 128 to 2 048).
+    """
+    return _attend(q, k, v)[0]
+
+
+def _attend(q, k, v):
+    b, n, h, _ = q.shape
+    shapes = (jax.ShapeDtypeStruct(q.shape, jnp.float32), jax.ShapeDtypeStruct((b, h, n), jnp.float32))
+    out, log_sums = jax.ffi.ffi_call("dualspec_attend", shapes)(q, k, v)
+    return out, (q, k, v, out, log_sums)
+
+
+def _backward(saved, gradient):
+    shapes = (jax.ShapeDtypeStruct(gradient.shape, jnp.float32),) * 3
+    return jax.ffi.ffi_call("dualspec_attention_gradient", shapes)(*saved, gradient)
+
+
+attend.defvjp(_attend, _backward)
