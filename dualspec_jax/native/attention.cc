@@ -89,20 +89,12 @@ void multiply_by_rows(const float* x, int64_t n, const float* packed, const Shap
                   kTogether, s.by_rows_apart(), s.size, weights + chunk * kChunkSize, kChunk);
 }
 
-// Calls task(row, m) on blocks of at most kRows of n rows.
-template <typename Task>
-void for_rows(int64_t n, Task task) {
-  const int64_t blocks = (n - 1) / kRows + 1;
-  for (int64_t block = 0; block < blocks; ++block)
-    task(block * n / blocks, (block + 1) * n / blocks - block * n / blocks);
-}
-
 // Rows [n, size] of a head: products of the weights of n queries with all rows that were packed by channels.
 void multiply_by_channels(const float* weights, int64_t n, const float* packed, const Shape& s, float* out) {
   constexpr int64_t kPart = kDepth / kChunk;
   for_panels(0, s.size / kPanel, [&](int64_t panel, int64_t panels) {
     for (int64_t chunk = 0; chunk < s.chunks(); chunk += kPart)
-      for_rows(n, [&](int64_t row, int64_t m) {
+      for_blocks(n, [&](int64_t row, int64_t m) {
         const float* from[kRows];
         for (int64_t i = 0; i < m; ++i) from[i] = weights + chunk * kChunkSize + (row + i) * kChunk;
         const float* panel_part = packed + panel * s.by_channels_apart() + chunk * kChunk * kPanel;
@@ -117,7 +109,7 @@ void multiply_by_channels(const float* weights, int64_t n, const float* packed, 
 // channels.
 void multiply_transposed(const float* weights, int64_t n, const float* packed, const Shape& s, bool add, float* out) {
   for (int64_t chunk = 0; chunk < s.chunks(); ++chunk)
-    for_rows(kChunk, [&](int64_t key, int64_t m) {
+    for_blocks(kChunk, [&](int64_t key, int64_t m) {
       const float* from[kRows];
       for (int64_t i = 0; i < m; ++i) from[i] = weights + chunk * kChunkSize + key + i;
       for_panels(0, s.size / kPanel, [&](int64_t panel, int64_t panels) {

@@ -1,10 +1,10 @@
-// 3x3 convolutions [B, T, F, C] by Winograd's F(4, 3) along time, as `models.cpu_convolution.winograd` defines them: four
-// frames out of six products, each a 1x3 convolution along frequency. That is F(4, 3) once more, which halves the work, or
-// where there are few positions its three taps, which lie one behind the other in memory.
+// 3x3 convolutions [B, T, F, C] by Winograd's F(4, 3) along both axes: four frames out of six products, each a 1x3
+// convolution along frequency, that is of four bins out of six products. Over few positions tap by tap.
 
 #include <algorithm>
 #include <vector>
 
+#include "direct.h"
 #include "memory.h"
 #include "products.h"
 #include "threads.h"
@@ -24,33 +24,17 @@ Shape shape_of(Floats& x, int64_t out) {
   return {d[1], d[2], d[3], out, d[0] * d[1] / kTile};
 }
 
-// Runs task(first, last) on groups of tiles, as many groups for each thread. Along time alone a group's six transforms stay
-// in a second cache of 512 KiB.
+// Runs task(first, last) on groups of tiles, as many groups for each thread.
 template <typename Task>
 void for_tiles(ffi::ThreadPool& pool, const Shape& s, Task task) {
-  const int64_t fit = s.both() ? kSquares / s.squares() : (64 << 10) / (kSix * s.tile_size());
+  const int64_t fit = kSquares / s.squares();
   const int64_t threads = std::max<int64_t>(1, pool.num_threads());
   const int64_t rounds = (s.tiles - 1) / (std::max<int64_t>(1, fit) * threads) + 1;
-  const int64_t groups = std::min(s.tiles, std::max<int64_t>(rounds, s.both() ? 1 : 2) * threads);
+  const int64_t groups = std::min(s.tiles, rounds * threads);
   parallel_for(pool, groups, [&](int64_t i) { task(i * s.tiles / groups, (i + 1) * s.tiles / groups); });
 }
 
-// Convolves a group of tiles, whose transforms along time are `inputs`, with a kernel that is transformed along time.
-void convolve_tiles(const Shape& s, const float* inputs, const float* kernel, int64_t first, int64_t last, float* y) {
-  const int64_t rows = (last - first) * s.bins, apart = (last - first) * s.tile_size();
-  thread_local std::vector<float> kept;
-  float* products = scratch(kept, kSix * rows * kTogether * kPanel);
-  for_panels(0, s.out / kPanel, [&](int64_t panel, int64_t n) {
-    for (int p = 0; p < kSix; ++p) {
-      const auto row = [&](int64_t i) { return inputs + p * apart + i / s.bins * s.tile_size() + i % s.bins * s.in; };
-      multiply_rows(row, 0, rows, kernel + (panel * kSix + p) * s.apart(), n, kSix * s.apart(), s.depth(),
-                    products + p * rows * n * kPanel, n * kPanel);
-    }
-    transform_output(products, rows, n * kPanel, s, first, panel * kPanel, y);
-  });
-}
-
-// The same with a kernel that is transformed along both axes: by each product along time, those along frequency.
+// Convolves a group of tiles, whose transforms along time are `inputs`: by each product along time, those along frequency.
 void convolve_squares(const Shape& s, const float* inputs, const float* kernel, int64_t first, int64_t last, float* y) {
   const int64_t rows = (last - first) * s.bins, squares = rows / kTile, apart = (last - first) * s.tile_size();
   const int64_t windows_apart = squares * s.in + kLine, products_apart = squares * s.out + kLine;
@@ -70,8 +54,8 @@ void convolve_squares(const Shape& s, const float* inputs, const float* kernel, 
     for (int q = 0; q < kSix; ++q)
       for_panels(0, s.out / kPanel, [&](int64_t panel, int64_t n) {
         const auto row = [&](int64_t i) { return windows + q * windows_apart + i * s.in; };
-        const float* of_product = kernel + (panel * s.products() + p * kSix + q) * s.apart();
-        multiply_rows(row, 0, squares, of_product, n, s.products() * s.apart(), s.depth(),
+        const float* of_product = kernel + ((panel * kSix + p) * kSix + q) * s.apart();
+        multiply_rows(row, 0, squares, of_product, n, kSix * kSix * s.apart(), s.in,
                       products + q * products_apart + panel * kPanel, s.out);
       });
     for (int64_t i = 0; i < squares; ++i)
@@ -83,7 +67,11 @@ void convolve_squares(const Shape& s, const float* inputs, const float* kernel, 
 
 ffi::Error convolve(ffi::ThreadPool pool, Floats x, Floats kernel, Result y, bool turned) {
   const Shape s = shape_of(x, y->dimensions()[3]);
-  const int64_t panels = s.out / kPanel, panel_size = s.products() * s.apart();
+  if (s.directly()) {
+    convolve_directly(pool, s, x.typed_data(), kernel.typed_data(), turned, y->typed_data());
+    return ffi::Error::Success();
+  }
+  const int64_t panels = s.out / kPanel, panel_size = kSix * kSix * s.apart();
   Block kernels(panels * panel_size);
   float* transformed = kernels.start();
   parallel_for(pool, panels, [&](int64_t panel) {
@@ -95,34 +83,13 @@ ffi::Error convolve(ffi::ThreadPool pool, Floats x, Floats kernel, Result y, boo
     float* inputs = scratch(kept, kSix * apart);
     for (int64_t t = first; t < last; ++t)
       transform_tile(x.typed_data(), s, t, inputs + (t - first) * s.tile_size(), apart);
-    (s.both() ? convolve_squares : convolve_tiles)(s, inputs, transformed, first, last, y->typed_data());
+    convolve_squares(s, inputs, transformed, first, last, y->typed_data());
   });
   return ffi::Error::Success();
 }
 
-// The gradient of a kernel that is transformed along time, out [6][3 C][D]: of inputs [6][tiles][F + 2][C] and gradients
+// The gradient of the transformed kernel, out [36][C][D]: of inputs [6][tiles][F + 2][C] and gradients
 // [6][panel][rows][16].
-void correlate_tiles(ffi::ThreadPool& pool, const Shape& s, const float* inputs, const float* gradients, float* out) {
-  const int64_t panels = s.out / kPanel, rows = s.tiles * s.bins;
-  const int64_t block = std::max<int64_t>(1, kBlock / s.bins);
-  const int64_t groups = (panels - 1) / kTogether + 1;
-  parallel_for(pool, kSix * groups, [&](int64_t i) {
-    const int64_t p = i / groups, panel = i % groups * kTogether, n = std::min<int64_t>(kTogether, panels - panel);
-    const float* of_products = gradients + (p * panels + panel) * rows * kPanel;
-    for (int64_t t = 0; t < s.tiles; t += block)
-      for (int64_t j = 0; j < kTaps; ++j)
-        for (int64_t c = 0; c < s.in; c += kRows) {
-          const int64_t m = std::min<int64_t>(kRows, s.in - c);
-          const float* from[kRows];
-          for (int64_t r = 0; r < m; ++r) from[r] = inputs + (p * s.tiles + t) * s.tile_size() + j * s.in + c + r;
-          kMultiply[n - 1][m](from, s.in, s.tile_size(), of_products + t * s.bins * kPanel, rows * kPanel, s.bins,
-                              std::min(block, s.tiles - t), out + (p * s.depth() + j * s.in + c) * s.out + panel * kPanel,
-                              s.out, t > 0);
-        }
-  });
-}
-
-// The same along both axes, out [36][C][D].
 void correlate_squares(ffi::ThreadPool& pool, const Shape& s, const float* inputs, const float* gradients, float* out) {
   const int64_t panels = s.out / kPanel, rows = s.tiles * s.bins;
   parallel_for(pool, kSix * kSix, [&](int64_t product) {
@@ -164,8 +131,12 @@ void correlate_squares(ffi::ThreadPool& pool, const Shape& s, const float* input
 // The gradient of the kernel, [3, 3, C, D].
 ffi::Error kernel_gradient(ffi::ThreadPool pool, Floats x, Floats gradient, Result result) {
   const Shape s = shape_of(x, gradient.dimensions()[3]);
+  if (s.directly()) {
+    correlate_directly(pool, s, x.typed_data(), gradient.typed_data(), result->typed_data());
+    return ffi::Error::Success();
+  }
   const int64_t rows = s.tiles * s.bins, apart = s.tiles * s.tile_size();
-  Block arrays(kSix * (apart + rows * s.out) + s.products() * s.depth() * s.out);
+  Block arrays(kSix * (apart + rows * s.out) + kSix * kSix * s.in * s.out);
   float* inputs = arrays.start();
   float* gradients = inputs + kSix * apart;
   float* products = gradients + kSix * rows * s.out;
@@ -183,23 +154,17 @@ ffi::Error kernel_gradient(ffi::ThreadPool pool, Floats x, Floats gradient, Resu
         }
     }
   });
-  (s.both() ? correlate_squares : correlate_tiles)(pool, s, inputs, gradients, products);
-  parallel_for(pool, s.depth(), [&](int64_t i) {  // i: input channel, without `both` of a tap along frequency
+  correlate_squares(pool, s, inputs, gradients, products);
+  parallel_for(pool, s.in, [&](int64_t i) {
     float* to = result->typed_data() + i * s.out;
     const auto sum_along_time = [&](const float* from, int64_t along, Wide(&taps)[kTaps]) {
       Wide of_products[kSix];
       for (int p = 0; p < kSix; ++p) of_products[p] = load_wide(from + p * along);
       sum_to_taps(of_products, taps);
     };
-    const int64_t size = s.depth() * s.out;
+    const int64_t size = s.in * s.out;
     for (int64_t n = 0; n < s.out; n += kWide) {
       const float* from = products + i * s.out + n;
-      if (!s.both()) {
-        Wide taps[kTaps];
-        sum_along_time(from, size, taps);
-        for (int r = 0; r < kTaps; ++r) store(to + r * size + n, taps[r]);
-        continue;
-      }
       Wide by_time[kTaps][kSix];
       for (int q = 0; q < kSix; ++q) {
         Wide taps[kTaps];

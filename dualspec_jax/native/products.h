@@ -60,19 +60,25 @@ void for_panels(int64_t begin, int64_t end, Task task) {
   for (int64_t panel = begin; panel < end; panel += kTogether) task(panel, std::min<int64_t>(kTogether, end - panel));
 }
 
+// Calls task(first, m) on blocks of at most kRows of n rows, each of nearly as many.
+template <typename Task>
+void for_blocks(int64_t n, Task task) {
+  const int64_t blocks = (n - 1) / kRows + 1;
+  for (int64_t block = 0; block < blocks; ++block)
+    task(block * n / blocks, (block + 1) * n / blocks - block * n / blocks);
+}
+
 // Rows first ... last of C [*, 16 n] = A [*, depth] times n panels [depth, 16], in parts that keep to kDepth and blocks of
-// nearly as many rows each; row(i) is where the i-th row of A starts.
+// rows; row(i) is where the i-th row of A starts.
 template <typename Row>
 void multiply_rows(Row row, int64_t first, int64_t last, const float* panels, int64_t n, int64_t b_apart, int64_t depth,
                    float* c, int64_t c_apart) {
   const int64_t parts = (depth - 1) / kDepth + 1, part = (depth - 1) / parts + 1;
-  const int64_t rows = last - first, blocks = (rows - 1) / kRows + 1;
   for (int64_t k = 0; k < depth; k += part)
-    for (int64_t block = 0; block < blocks; ++block) {
-      const int64_t i = first + block * rows / blocks, m = first + (block + 1) * rows / blocks - i;
+    for_blocks(last - first, [&](int64_t i, int64_t m) {
       const float* from[kRows];
-      for (int64_t r = 0; r < m; ++r) from[r] = row(i + r) + k;
-      kMultiply[n - 1][m](from, 1, 0, panels + k * kPanel, b_apart, std::min(part, depth - k), 1, c + (i - first) * c_apart,
-                          c_apart, k > 0);
-    }
+      for (int64_t r = 0; r < m; ++r) from[r] = row(first + i + r) + k;
+      kMultiply[n - 1][m](from, 1, 0, panels + k * kPanel, b_apart, std::min(part, depth - k), 1, c + i * c_apart, c_apart,
+                          k > 0);
+    });
 }

@@ -26,14 +26,12 @@ struct Shape {
   int64_t frames, bins, in, out;  // of one example
   int64_t tiles;                  // of four frames, of the batch
 
-  // F(4, 3) along both axes, or along time alone, where products have three taps along frequency: few squares of 4x4 do not
-  // make up for the larger kernels. By the example, so that its result does not depend on what comes with it.
-  bool both() const { return bins % kTile == 0 && frames * bins >= 128; }
+  // Whether the taps' own products take less time: where an example has few positions against the kernel's channels. By the
+  // example, so that its result does not depend on what comes with it.
+  bool directly() const { return bins % kTile != 0 || 3 * frames * bins <= std::min(in, out); }
   int64_t squares() const { return bins / kTile; }  // of a tile
-  int64_t products() const { return both() ? kSix * kSix : kSix; }
-  int64_t depth() const { return both() ? in : kTaps * in; }  // that a product sums over
   int64_t tile_size() const { return (bins + 2) * in; }       // of a tile's transform, with zeros at both ends
-  int64_t apart() const { return depth() * kPanel + kLine; }  // of a panel's kernels: they start in other sets of a cache
+  int64_t apart() const { return in * kPanel + kLine; }       // of a panel's kernels: they start in other sets of a cache
   int64_t frame(int64_t tile) const {                         // of the batch, a tile's first
     const int64_t tiles = frames / kTile;
     return tile / tiles * frames + tile % tiles * kTile;
@@ -100,7 +98,7 @@ inline void transform_tile(const float* x, const Shape& s, int64_t tile, float* 
   }
 }
 
-// A panel of sixteen outputs of the transformed kernel [3, 3, C, D], [products][depth][16]; turned: of the kernel of the
+// A panel of sixteen outputs of the transformed kernel [3, 3, C, D], [36][C][16]; turned: of the kernel of the
 // gradient of the input, with both axes turned around and inputs and outputs exchanged.
 inline void transform_kernel(const float* kernel, const Shape& s, int64_t panel, bool turned, float* out) {
   const auto put = [&](int64_t c, int half, const auto& taps) {  // [frequency][time]
@@ -109,13 +107,9 @@ inline void transform_kernel(const float* kernel, const Shape& s, int64_t panel,
     V by_time[kTaps][kSix];
     for (int j = 0; j < kTaps; ++j) transform_taps(taps[j], by_time[j]);
     for (int p = 0; p < kSix; ++p) {
-      if (s.both()) {
-        V all[kSix];
-        transform_taps<V>({by_time[0][p], by_time[1][p], by_time[2][p]}, all);
-        for (int q = 0; q < kSix; ++q) store(to + (p * kSix + q) * s.apart(), all[q]);
-      } else {
-        for (int j = 0; j < kTaps; ++j) store(to + p * s.apart() + j * s.in * kPanel, by_time[j][p]);
-      }
+      V all[kSix];
+      transform_taps<V>({by_time[0][p], by_time[1][p], by_time[2][p]}, all);
+      for (int q = 0; q < kSix; ++q) store(to + (p * kSix + q) * s.apart(), all[q]);
     }
   };
   if (!turned) {
