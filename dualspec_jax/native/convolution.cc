@@ -17,7 +17,7 @@ using Result = ffi::Result<Floats>;
 namespace {
 
 constexpr int64_t kSquares = 48;  // at a time: their windows and products stay in a second cache, kernels are read less often
-constexpr int64_t kBlock = 256;   // rows of a panel that stay in a first cache together with as many of another array
+constexpr int64_t kBlock = 192;   // rows of a panel that stay in a first cache together with as many of another array
 
 Shape shape_of(Floats& x, int64_t out) {
   const auto d = x.dimensions();
@@ -92,39 +92,41 @@ ffi::Error convolve(ffi::ThreadPool pool, Floats x, Floats kernel, Result y, boo
 // [6][panel][rows][16].
 void correlate_squares(ffi::ThreadPool& pool, const Shape& s, const float* inputs, const float* gradients, float* out) {
   const int64_t panels = s.out / kPanel, rows = s.tiles * s.bins;
-  parallel_for(pool, kSix * kSix, [&](int64_t product) {
-    const int64_t p = product / kSix, q = product % kSix;
+  const int64_t together = pool.num_threads() > kSix ? 1 : kSix;  // products of a task, whose inputs come from far once
+  parallel_for(pool, kSix * kSix / together, [&](int64_t task) {
+    const int64_t p = task * together / kSix;
     thread_local std::vector<float> kept;
-    float* windows = scratch(kept, kBlock * (s.in + kTogether * kPanel));
+    float* windows = scratch(kept, kBlock * (s.in + kTogether * kPanel));  // [C / 16][squares][16]
     float* of_products = windows + kBlock * s.in;
-    for (int64_t first = 0; first < rows / kTile; first += kBlock) {
-      const int64_t n = std::min(kBlock, rows / kTile - first);
-      for (int64_t r = 0; r < n; ++r) {
-        const int64_t tile = (first + r) / s.squares(), square = (first + r) % s.squares();
-        const float* from = inputs + (p * s.tiles + tile) * s.tile_size() + square * kTile * s.in;
-        for (int64_t c = 0; c < s.in; c += kWide) {
-          Wide sum = Wide{};
-          for (int j = 0; j < kSix; ++j) sum += kInputs[q][j] * load_wide(from + j * s.in + c);
-          store(windows + r * s.in + c, sum);
+    for (int64_t first = 0; first < rows / kTile; first += kBlock)
+      for (int64_t product = task * together; product < (task + 1) * together; ++product) {
+        const int64_t q = product % kSix, n = std::min(kBlock, rows / kTile - first);
+        for (int64_t r = 0; r < n; ++r) {
+          const int64_t tile = (first + r) / s.squares(), square = (first + r) % s.squares();
+          const float* from = inputs + (p * s.tiles + tile) * s.tile_size() + square * kTile * s.in;
+          for (int64_t c = 0; c < s.in; c += kWide) {
+            Wide sum = Wide{};
+            for (int j = 0; j < kSix; ++j) sum += kInputs[q][j] * load_wide(from + j * s.in + c);
+            store(windows + (c / kPanel * n + r) * kPanel + c % kPanel, sum);
+          }
         }
+        for_panels(0, panels, [&](int64_t panel, int64_t n_panels) {
+          for (int64_t i = 0; i < n_panels * n * kPanel; i += kWide) {
+            const int64_t row = i / kPanel % n, from_panel = panel + i / kPanel / n;
+            const float* bins = gradients + ((p * panels + from_panel) * rows + (first + row) * kTile) * kPanel + i % kPanel;
+            Wide sum = Wide{};
+            for (int j = 0; j < kTile; ++j) sum += kOutputs[j][q] * load_wide(bins + j * kPanel);
+            store(of_products + i, sum);
+          }
+          for (int64_t c = 0; c < s.in; c += kPanel)
+            for_blocks(kPanel, [&](int64_t block, int64_t m) {
+              const float* from[kRows];
+              for (int64_t r = 0; r < m; ++r) from[r] = windows + c * n + block + r;
+              kMultiply[n_panels - 1][m](from, kPanel, 0, of_products, n * kPanel, n, 1,
+                                         out + (product * s.in + c + block) * s.out + panel * kPanel, s.out, first > 0);
+            });
+        });
       }
-      for_panels(0, panels, [&](int64_t panel, int64_t n_panels) {
-        for (int64_t i = 0; i < n_panels * n * kPanel; i += kWide) {
-          const int64_t row = i / kPanel % n, from_panel = panel + i / kPanel / n;
-          const float* bins = gradients + ((p * panels + from_panel) * rows + (first + row) * kTile) * kPanel + i % kPanel;
-          Wide sum = Wide{};
-          for (int j = 0; j < kTile; ++j) sum += kOutputs[j][q] * load_wide(bins + j * kPanel);
-          store(of_products + i, sum);
-        }
-        for (int64_t c = 0; c < s.in; c += kRows) {
-          const int64_t m = std::min<int64_t>(kRows, s.in - c);
-          const float* from[kRows];
-          for (int64_t r = 0; r < m; ++r) from[r] = windows + c + r;
-          kMultiply[n_panels - 1][m](from, s.in, 0, of_products, n * kPanel, n, 1,
-                                     out + (product * s.in + c) * s.out + panel * kPanel, s.out, first > 0);
-        }
-      });
-    }
   });
 }
 

@@ -28,7 +28,7 @@ struct Shape {
 
   // Whether the taps' own products take less time: where an example has few positions against the kernel's channels. By the
   // example, so that its result does not depend on what comes with it.
-  bool directly() const { return bins % kTile != 0 || 3 * frames * bins <= std::min(in, out); }
+  bool directly() const { return bins % kTile != 0 || 4 * frames * bins <= std::min(in, out); }
   int64_t squares() const { return bins / kTile; }  // of a tile
   int64_t tile_size() const { return (bins + 2) * in; }       // of a tile's transform, with zeros at both ends
   int64_t apart() const { return in * kPanel + kLine; }       // of a panel's kernels: they start in other sets of a cache
