@@ -158,9 +158,11 @@ def _normal_cdf(x: Array) -> Array:
     return 0.5 * (1.0 + jax.lax.erf(x * np.float32(np.sqrt(0.5))))
 
 
-def self_attention(q: Float[Array, "B N H D"], k: Float[Array, "B N H D"], v: Float[Array, "B N H D"]) -> Array:
-    """Return softmax(q k^T / sqrt(D)) v, [B, N, H, D], by a kernel in C++ or by products."""
-    return native.attend(q, k, v) if native.can_attend(*q.shape) else attention_by_products(q, k, v)
+def self_attention(
+    q: Float[Array, "B N H D"], k: Float[Array, "B N H D"], v: Float[Array, "B N H D"], rounded: bool = False
+) -> Array:
+    """Return softmax(q k^T / sqrt(D)) v, [B, N, H, D], by a kernel in C++, if `rounded` in bfloat16, or by products."""
+    return native.attend(q, k, v, rounded) if native.can_attend(*q.shape) else attention_by_products(q, k, v)
 
 
 @jax.custom_vjp

@@ -148,7 +148,7 @@ class Attention(nn.Module):
 
         q, k, v = heads(x, "to_q"), heads(context, "to_k"), heads(context, "to_v")
         if mask is None and cpu.on_cpu(q.dtype):
-            out = cpu_layers.self_attention(q, k, v)
+            out = cpu_layers.self_attention(q, k, v, rounded=q.dtype != self.dtype)
         else:
             out = jax.nn.dot_product_attention(q, k, v, mask=None if mask is None else mask[:, None, None, :])
         out = out.reshape(*x.shape[:2], width)

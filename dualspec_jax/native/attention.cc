@@ -5,6 +5,7 @@
 #include <cmath>
 #include <vector>
 
+#include "heads.h"
 #include "memory.h"
 #include "products.h"
 #include "threads.h"
@@ -19,18 +20,9 @@ constexpr int64_t kQueries = 24;                  // of a block
 constexpr int64_t kChunk = kTogether * kPanel;    // keys whose weights, [queries][keys], lie together
 constexpr int64_t kChunkSize = kQueries * kChunk;
 
-struct Shape {
-  int64_t rows, heads, size, all;  // all: heads of the batch
-
-  explicit Shape(Floats& x)
-      : rows(x.dimensions()[1]),
-        heads(x.dimensions()[2]),
-        size(x.dimensions()[3]),
-        all(x.dimensions()[0] * x.dimensions()[2]) {}
-  int64_t apart() const { return heads * size; }  // rows of a head
-  int64_t start(int64_t head) const { return head / heads * rows * apart() + head % heads * size; }
+struct Shape : Heads {
+  using Heads::Heads;
   int64_t blocks() const { return (rows - 1) / kQueries + 1; }
-  float scale() const { return 1.0f / std::sqrt(float(size)); }
   // Floats of a head's panels of sixteen rows or channels, and of one of them.
   int64_t by_rows_apart() const { return size * kPanel + kLine; }
   int64_t by_rows() const { return rows / kPanel * by_rows_apart(); }
@@ -57,29 +49,6 @@ void pack_by_channels(const float* x, int64_t n, const Shape& s, float* out) {
   for (int64_t row = 0; row < n; ++row)
     for (int64_t c = 0; c < s.size; c += kWide)
       store(out + c / kPanel * s.by_channels_apart() + row * kPanel + c % kPanel, load_wide(x + row * s.apart() + c));
-}
-
-// e^x for x up to 0; relative error below 2e-7, and not 0 but 1e-38 for the smallest.
-INLINE Wide exponential(Wide x) {
-  typedef int32_t Integers __attribute__((vector_size(sizeof(Wide))));
-  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: what is added to it becomes an integer
-  x = x > -87.0f ? x : Wide{} - 87.0f;
-  const Wide shifted = x * 1.44269504f + kRound, n = shifted - kRound;
-  const Wide r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  Wide p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
-  const Integers bits = reinterpret_cast<Integers>(shifted) - 0x4b400000;
-  return reinterpret_cast<Wide>(reinterpret_cast<Integers>(p) + (bits << 23));
-}
-
-INLINE float sum(Wide x) {
-  float total = 0.0f;
-  for (int i = 0; i < kWide; ++i) total += x[i];
-  return total;
 }
 
 // Weights of n queries: products of rows x of a head with all rows that were packed by rows.

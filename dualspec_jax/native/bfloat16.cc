@@ -7,14 +7,8 @@
 #include <vector>
 
 #include "memory.h"
+#include "registers.h"
 #include "threads.h"
-
-#if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__linux__)
-#define HAS_AMX 1
-#include <immintrin.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
 
 namespace ffi = xla::ffi;
 using Floats = ffi::Buffer<ffi::F32>;
@@ -24,9 +18,6 @@ using Result = ffi::Result<Floats>;
 
 namespace {
 
-using Half = uint16_t;
-constexpr int64_t kTile = 16, kDepth = 32, kTileSize = kTile * kDepth;  // rows, and halves of a row, of a register
-constexpr int64_t kBlock = 2 * kTile;                                   // rows and columns of a block, four registers
 constexpr int64_t kGroup = 512;  // positions at a time: with their halves a second cache of 2 MiB is not full
 constexpr int64_t kChunk = 512;  // positions of a sum that stay in a first cache
 
@@ -35,21 +26,6 @@ bool have_registers() {
   constexpr int kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
   return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
 }
-
-// All registers 16 rows of 64 bytes, while it lives.
-struct Registers {
-  Registers() {
-    alignas(64) uint8_t config[64] = {1};  // palette
-    for (int i = 0; i < 8; ++i) {
-      config[16 + 2 * i] = 64;
-      config[48 + i] = kTile;
-    }
-    _tile_loadconfig(config);
-  }
-  ~Registers() { _tile_release(); }
-};
-
-int64_t up_to(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 struct Grid {
   int64_t examples, frames, bins, border;
@@ -75,54 +51,12 @@ Grid grid_of(Floats& x, bool has_taps) {
   return {1, 1, int64_t(x.element_count() / d.back()), 0};
 }
 
-__m512i halves(__m512 low, __m512 high) { return (__m512i)_mm512_cvtne2ps_pbh(high, low); }
-
-// Two rows of sixteen columns, column by column.
-__m512i pairs(__m512 first, __m512 second) {
-  alignas(64) static const uint16_t order[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
-                                                 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-  return _mm512_permutexvar_epi16(_mm512_load_si512(order), halves(first, second));
-}
-
-void transpose(__m512i (&x)[16]) {  // of 32 bits
-  __m512i y[16];
-  for (int i = 0; i < 16; i += 2) {
-    y[i] = _mm512_unpacklo_epi32(x[i], x[i + 1]);
-    y[i + 1] = _mm512_unpackhi_epi32(x[i], x[i + 1]);
-  }
-  for (int i = 0; i < 16; i += 4) {
-    for (int j = 0; j < 2; ++j) {
-      x[i + 2 * j] = _mm512_unpacklo_epi64(y[i + j], y[i + j + 2]);
-      x[i + 2 * j + 1] = _mm512_unpackhi_epi64(y[i + j], y[i + j + 2]);
-    }
-  }
-  for (int i = 0; i < 4; ++i) {
-    y[i] = _mm512_shuffle_i32x4(x[i], x[i + 4], 0x88);
-    y[i + 4] = _mm512_shuffle_i32x4(x[i], x[i + 4], 0xdd);
-    y[i + 8] = _mm512_shuffle_i32x4(x[i + 8], x[i + 12], 0x88);
-    y[i + 12] = _mm512_shuffle_i32x4(x[i + 8], x[i + 12], 0xdd);
-  }
-  for (int i = 0; i < 8; ++i) {
-    x[i] = _mm512_shuffle_i32x4(y[i], y[i + 8], 0x88);
-    x[i + 8] = _mm512_shuffle_i32x4(y[i], y[i + 8], 0xdd);
-  }
-}
-
-// A row of `channels` floats, with zeros up to a multiple of 32; of zeros only without a row.
-void to_halves(const float* from, int64_t channels, Half* to) {
-  for (int64_t c = 0; c < channels; c += kDepth) {
-    const __m512 low = from ? _mm512_loadu_ps(from + c) : __m512{};
-    const __m512 high = from && c + kTile < channels ? _mm512_loadu_ps(from + c + kTile) : __m512{};
-    _mm512_storeu_si512(to + c, halves(low, high));
-  }
-}
-
 // Sixteen outputs of the kernel [taps, in, out] in tiles [taps][in / 32], each of pairs of inputs [16][16][2]; turned: of
 // the kernel [taps, out, in] of the gradient of the input, with the taps in reverse.
 void pack_kernel(const float* kernel, int64_t taps, int64_t in, int64_t out, int64_t panel, bool turned, Half* to) {
   for (int64_t tap = 0; tap < taps; ++tap)
-    for (int64_t k = 0; k < in; k += kDepth, to += kTileSize) {
-      const int64_t depth = std::min(kDepth, in - k);
+    for (int64_t k = 0; k < in; k += kBlock, to += kTileSize) {
+      const int64_t depth = std::min(kBlock, in - k);
       __m512i rows[16] = {};
       if (turned) {
         for (int n = 0; n < 16; ++n) {
@@ -136,57 +70,8 @@ void pack_kernel(const float* kernel, int64_t taps, int64_t in, int64_t out, int
           rows[i] = pairs(_mm512_loadu_ps(from), _mm512_loadu_ps(from + out));
         }
       }
-      for (int i = 0; i < 16; ++i) _mm512_storeu_si512(to + i * kDepth, rows[i]);
+      for (int i = 0; i < 16; ++i) _mm512_storeu_si512(to + i * kBlock, rows[i]);
     }
-}
-
-template <int N>
-void zero() {
-  _tile_zero(0);
-  _tile_zero(2);
-  if (N == 2) {
-    _tile_zero(1);
-    _tile_zero(3);
-  }
-}
-
-// C of 32 rows and 16 N columns gains the product of A, rows `apart` halves from each other, and N tiles of B.
-template <int N>
-void multiply(const Half* a, int64_t apart, const Half* b, int64_t b_apart) {
-  _tile_loadd(4, a, apart * sizeof(Half));
-  _tile_loadd(6, b, 64);
-  _tile_dpbf16ps(0, 4, 6);
-  _tile_loadd(5, a + kTile * apart, apart * sizeof(Half));
-  _tile_dpbf16ps(2, 5, 6);
-  if (N == 2) {
-    _tile_loadd(7, b + b_apart, 64);
-    _tile_dpbf16ps(1, 4, 7);
-    _tile_dpbf16ps(3, 5, 7);
-  }
-}
-
-template <int N>
-void load_sums(const float* c, int64_t apart) {
-  _tile_loadd(0, c, apart * sizeof(float));
-  _tile_loadd(2, c + kTile * apart, apart * sizeof(float));
-  if (N == 2) {
-    _tile_loadd(1, c + kTile, apart * sizeof(float));
-    _tile_loadd(3, c + kTile * apart + kTile, apart * sizeof(float));
-  }
-}
-
-template <int N>
-void store_sums(float* c, int64_t apart) {
-  _tile_stored(0, c, apart * sizeof(float));
-  _tile_stored(2, c + kTile * apart, apart * sizeof(float));
-  if (N == 2) {
-    _tile_stored(1, c + kTile, apart * sizeof(float));
-    _tile_stored(3, c + kTile * apart + kTile, apart * sizeof(float));
-  }
-}
-
-void copy_row(const float* from, int64_t n, float* to) {
-  for (int64_t i = 0; i < n; i += kTile) _mm512_storeu_ps(to + i, _mm512_loadu_ps(from + i));
 }
 
 // N panels of outputs of the positions first ... last, whose halves are x [*, depth] from `first` on.
@@ -200,7 +85,7 @@ void convolve_panels(const Grid& grid, const Half* x, int64_t depth, const Half*
     zero<N>();
     for (int64_t tap = 0; tap < grid.taps(); ++tap) {
       const Half* a = x + (q - first + grid.shift(tap)) * depth;
-      for (int64_t k = 0; k < depth; k += kDepth, b += kTileSize) multiply<N>(a + k, depth, b, panel_size);
+      for (int64_t k = 0; k < depth; k += kBlock, b += kTileSize) multiply<N>(a + k, depth, b, panel_size);
     }
     if (!grid.border && q + kBlock <= last) {
       store_sums<N>(y + q * out, out);
@@ -214,15 +99,9 @@ void convolve_panels(const Grid& grid, const Half* x, int64_t depth, const Half*
   }
 }
 
-float* scratch_halves(std::vector<float>& kept, int64_t n, Half*& halves) {
-  float* start = scratch(kept, (n + 1) / 2);
-  halves = reinterpret_cast<Half*>(start);
-  return start;
-}
-
 ffi::Error convolve(ffi::ThreadPool pool, Floats x, Floats kernel, Result y, bool turned) {
   const Grid grid = grid_of(x, kernel.dimensions().size() == 4);
-  const int64_t in = x.dimensions().back(), out = y->dimensions().back(), depth = up_to(in, kDepth);
+  const int64_t in = x.dimensions().back(), out = y->dimensions().back(), depth = up_to(in, kBlock);
   const int64_t panels = out / kTile, panel_size = grid.taps() * depth * kTile;
   Block kernels(panels * panel_size / 2);
   Half* packed = reinterpret_cast<Half*>(kernels.start());
@@ -238,8 +117,7 @@ ffi::Error convolve(ffi::ThreadPool pool, Floats x, Floats kernel, Result y, boo
     const int64_t first = group * kGroup, last = std::min(positions, first + kGroup);
     const int64_t needed = up_to(last - first, kBlock) + grid.reach();
     thread_local std::vector<float> kept;
-    Half* rows;
-    scratch_halves(kept, needed * depth, rows);
+    Half* rows = scratch_halves(kept, needed * depth);
     for (int64_t i = 0; i < needed; ++i) {
       const int64_t row = grid.row(first + i, grid.border);
       to_halves(row < 0 ? nullptr : x.typed_data() + row * in, in, rows + i * depth);
@@ -263,7 +141,7 @@ void correlate_block(const Grid& grid, const Half* x, int64_t apart, const Half*
       float* of_tap = sums + tap * kBlock * kBlock;
       if (first) load_sums<N>(of_tap, kBlock);
       else zero<N>();
-      for (int64_t q = first; q < std::min(depth, first + kChunk); q += kDepth)
+      for (int64_t q = first; q < std::min(depth, first + kChunk); q += kBlock)
         multiply<N>(x + q + grid.shift(tap), apart, gradients + q * kTile, depth * kTile);
       store_sums<N>(of_tap, kBlock);
     }
@@ -273,15 +151,15 @@ void correlate_block(const Grid& grid, const Half* x, int64_t apart, const Half*
 ffi::Error kernel_gradient(ffi::ThreadPool pool, Floats x, Floats gradient, Result result) {
   const Grid grid = grid_of(x, result->dimensions().size() == 4);
   const int64_t in = x.dimensions().back(), out = gradient.dimensions().back(), panels = out / kTile;
-  const int64_t depth = up_to(grid.positions(), kDepth), blocks = (in + kBlock - 1) / kBlock;
-  const int64_t apart = up_to(depth + grid.reach(), 2 * kDepth) + kDepth;  // an odd number of the cache's lines
+  const int64_t depth = up_to(grid.positions(), kBlock), blocks = (in + kBlock - 1) / kBlock;
+  const int64_t apart = up_to(depth + grid.reach(), 2 * kBlock) + kBlock;  // an odd number of the cache's lines
   Block arrays((blocks * kBlock * apart + out * depth) / 2);
   Half* inputs = reinterpret_cast<Half*>(arrays.start());
   Half* gradients = inputs + blocks * kBlock * apart;
-  parallel_for(pool, apart / kDepth, [&](int64_t i) {
+  parallel_for(pool, apart / kBlock, [&](int64_t i) {
     static const float zeros[kTile] = {};
-    int64_t rows[kDepth];
-    for (int64_t r = 0; r < kDepth; ++r) rows[r] = grid.row(i * kDepth + r, grid.border);
+    int64_t rows[kBlock];
+    for (int64_t r = 0; r < kBlock; ++r) rows[r] = grid.row(i * kBlock + r, grid.border);
     for (int64_t c = 0; c < blocks * kBlock; c += kTile) {
       const auto at = [&](int64_t r) {
         return _mm512_loadu_ps(rows[r] < 0 || c >= in ? zeros : x.typed_data() + rows[r] * in + c);
@@ -289,16 +167,16 @@ ffi::Error kernel_gradient(ffi::ThreadPool pool, Floats x, Floats gradient, Resu
       __m512i tile[16];
       for (int64_t r = 0; r < 16; ++r) tile[r] = pairs(at(2 * r), at(2 * r + 1));
       transpose(tile);
-      for (int64_t n = 0; n < 16; ++n) _mm512_storeu_si512(inputs + (c + n) * apart + i * kDepth, tile[n]);
+      for (int64_t n = 0; n < 16; ++n) _mm512_storeu_si512(inputs + (c + n) * apart + i * kBlock, tile[n]);
     }
-    if (i * kDepth >= depth) return;
-    for (int64_t r = 0; r < kDepth; ++r) rows[r] = grid.row(i * kDepth + r, 0);
+    if (i * kBlock >= depth) return;
+    for (int64_t r = 0; r < kBlock; ++r) rows[r] = grid.row(i * kBlock + r, 0);
     for (int64_t panel = 0; panel < panels; ++panel) {
       const auto at = [&](int64_t r) {
         return _mm512_loadu_ps(rows[r] < 0 ? zeros : gradient.typed_data() + rows[r] * out + panel * kTile);
       };
       Half* to = gradients + panel * depth * kTile + i * kTileSize;
-      for (int64_t r = 0; r < 16; ++r) _mm512_storeu_si512(to + r * kDepth, pairs(at(2 * r), at(2 * r + 1)));
+      for (int64_t r = 0; r < 16; ++r) _mm512_storeu_si512(to + r * kBlock, pairs(at(2 * r), at(2 * r + 1)));
     }
   });
   const int64_t pairs_of_panels = (panels + 1) / 2;

@@ -22,6 +22,8 @@ _TARGETS = (
     "dualspec_kernel_gradient",
     "dualspec_attend",
     "dualspec_attention_gradient",
+    "dualspec_attend_bfloat16",
+    "dualspec_attention_gradient_bfloat16",
     "dualspec_convolve_bfloat16",
     "dualspec_kernel_gradient_bfloat16",
 )
