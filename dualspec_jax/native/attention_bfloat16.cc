@@ -98,6 +98,7 @@ void transpose_block(const float* weights, Half* out) {
 }
 
 ffi::Error attend(ffi::ThreadPool pool, Floats q, Floats k, Floats v, Result y, Result log_sums) {
+  NEED_REGISTERS();
   const Shape s(q);
   Block arrays(s.all * (s.by_rows() + s.by_channels()) / 2);
   Half* keys = reinterpret_cast<Half*>(arrays.start());
@@ -144,6 +145,7 @@ ffi::Error attend(ffi::ThreadPool pool, Floats q, Floats k, Floats v, Result y, 
 
 ffi::Error attention_gradient(ffi::ThreadPool pool, Floats q, Floats k, Floats v, Floats y, Floats log_sums, Floats gradient,
                               Result of_q, Result of_k, Result of_v) {
+  NEED_REGISTERS();
   const Shape s(q);
   parallel_for(pool, s.all, [&](int64_t head) {
     const int64_t start = s.start(head);
@@ -216,11 +218,13 @@ ffi::Error attention_gradient(ffi::ThreadPool pool, Floats q, Floats k, Floats v
 #else
 
 ffi::Error attend(ffi::ThreadPool, Floats, Floats, Floats, Result, Result) {
-  return ffi::Error::Internal("this processor has no matrix registers");
+  NEED_REGISTERS();
+  return ffi::Error::Success();
 }
 
 ffi::Error attention_gradient(ffi::ThreadPool, Floats, Floats, Floats, Floats, Floats, Floats, Result, Result, Result) {
-  return ffi::Error::Internal("this processor has no matrix registers");
+  NEED_REGISTERS();
+  return ffi::Error::Success();
 }
 
 #endif

@@ -21,12 +21,6 @@ namespace {
 constexpr int64_t kGroup = 512;  // positions at a time: with their halves a second cache of 2 MiB is not full
 constexpr int64_t kChunk = 512;  // positions of a sum that stay in a first cache
 
-// Asks the system for the matrix registers, for all threads of the process.
-bool have_registers() {
-  constexpr int kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-  return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
-}
-
 struct Grid {
   int64_t examples, frames, bins, border;
 
@@ -100,6 +94,7 @@ void convolve_panels(const Grid& grid, const Half* x, int64_t depth, const Half*
 }
 
 ffi::Error convolve(ffi::ThreadPool pool, Floats x, Floats kernel, Result y, bool turned) {
+  NEED_REGISTERS();
   const Grid grid = grid_of(x, kernel.dimensions().size() == 4);
   const int64_t in = x.dimensions().back(), out = y->dimensions().back(), depth = up_to(in, kBlock);
   const int64_t panels = out / kTile, panel_size = grid.taps() * depth * kTile;
@@ -149,6 +144,7 @@ void correlate_block(const Grid& grid, const Half* x, int64_t apart, const Half*
 
 // The gradient of the kernel, [taps, in, out].
 ffi::Error kernel_gradient(ffi::ThreadPool pool, Floats x, Floats gradient, Result result) {
+  NEED_REGISTERS();
   const Grid grid = grid_of(x, result->dimensions().size() == 4);
   const int64_t in = x.dimensions().back(), out = gradient.dimensions().back(), panels = out / kTile;
   const int64_t depth = up_to(grid.positions(), kBlock), blocks = (in + kBlock - 1) / kBlock;
@@ -200,14 +196,14 @@ ffi::Error kernel_gradient(ffi::ThreadPool pool, Floats x, Floats gradient, Resu
 
 namespace {
 
-bool have_registers() { return false; }
-
 ffi::Error convolve(ffi::ThreadPool, Floats, Floats, Result, bool) {
-  return ffi::Error::Internal("this processor has no matrix registers");
+  NEED_REGISTERS();
+  return ffi::Error::Success();
 }
 
 ffi::Error kernel_gradient(ffi::ThreadPool, Floats, Floats, Result) {
-  return ffi::Error::Internal("this processor has no matrix registers");
+  NEED_REGISTERS();
+  return ffi::Error::Success();
 }
 
 }  // namespace

@@ -14,6 +14,13 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+// Asks the system for the matrix registers, once for all threads of the process; returns whether they may be used.
+inline bool have_registers() {
+  constexpr int kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  static const bool have = syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+  return have;
+}
+
 using Half = uint16_t;
 constexpr int64_t kTile = 16, kTileSize = 32 * kTile;  // rows, and halves, of a register
 constexpr int64_t kBlock = 2 * kTile;                  // rows and columns of a block, four registers; halves of a row
@@ -127,4 +134,11 @@ inline void copy_row(const float* from, int64_t n, float* to) {
   for (int64_t i = 0; i < n; i += kTile) _mm512_storeu_ps(to + i, _mm512_loadu_ps(from + i));
 }
 
+#else
+
+inline bool have_registers() { return false; }
+
 #endif
+
+#define NEED_REGISTERS() \
+  if (!have_registers()) return xla::ffi::Error::Internal("this processor or system has no matrix registers")
