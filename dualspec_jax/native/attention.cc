@@ -61,7 +61,7 @@ void multiply_by_rows(const float* x, int64_t n, const float* packed, const Shap
 // Rows [n, size] of a head: products of the weights of n queries with all rows that were packed by channels.
 void multiply_by_channels(const float* weights, int64_t n, const float* packed, const Shape& s, float* out) {
   constexpr int64_t kPart = kDepth / kChunk;
-  for_panels(0, s.size / kPanel, [&](int64_t panel, int64_t panels) {
+  for_panels(s.size / kPanel, [&](int64_t panel, int64_t panels) {
     for (int64_t chunk = 0; chunk < s.chunks(); chunk += kPart)
       for_blocks(n, [&](int64_t row, int64_t m) {
         const float* from[kRows];
@@ -81,7 +81,7 @@ void multiply_transposed(const float* weights, int64_t n, const float* packed, c
     for_blocks(kChunk, [&](int64_t key, int64_t m) {
       const float* from[kRows];
       for (int64_t i = 0; i < m; ++i) from[i] = weights + chunk * kChunkSize + key + i;
-      for_panels(0, s.size / kPanel, [&](int64_t panel, int64_t panels) {
+      for_panels(s.size / kPanel, [&](int64_t panel, int64_t panels) {
         kMultiply[panels - 1][m](from, kChunk, 0, packed + panel * s.by_channels_apart(), s.by_channels_apart(), n, 1,
                                  out + (chunk * kChunk + key) * s.apart() + panel * kPanel, s.apart(), add);
       });

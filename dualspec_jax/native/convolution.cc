@@ -52,7 +52,7 @@ void convolve_squares(const Shape& s, const float* inputs, const float* kernel, 
       }
     }
     for (int q = 0; q < kSix; ++q)
-      for_panels(0, s.out / kPanel, [&](int64_t panel, int64_t n) {
+      for_panels(s.out / kPanel, [&](int64_t panel, int64_t n) {
         const auto row = [&](int64_t i) { return windows + q * windows_apart + i * s.in; };
         const float* of_product = kernel + ((panel * kSix + p) * kSix + q) * s.apart();
         multiply_rows(row, 0, squares, of_product, n, kSix * kSix * s.apart(), s.in,
@@ -62,7 +62,7 @@ void convolve_squares(const Shape& s, const float* inputs, const float* kernel, 
       for (int64_t n = 0; n < s.out; n += kWide)
         transform_products(products + i * s.out + n, products_apart, sums + (p * rows + i * kTile) * s.out + n, s.out);
   }
-  transform_output(sums, rows, s.out, s, first, 0, y);
+  transform_output(sums, rows, s, first, y);
 }
 
 ffi::Error convolve(ffi::ThreadPool pool, Floats x, Floats kernel, Result y, bool turned) {
@@ -110,7 +110,7 @@ void correlate_squares(ffi::ThreadPool& pool, const Shape& s, const float* input
             store(windows + (c / kPanel * n + r) * kPanel + c % kPanel, sum);
           }
         }
-        for_panels(0, panels, [&](int64_t panel, int64_t n_panels) {
+        for_panels(panels, [&](int64_t panel, int64_t n_panels) {
           for (int64_t i = 0; i < n_panels * n * kPanel; i += kWide) {
             const int64_t row = i / kPanel % n, from_panel = panel + i / kPanel / n;
             const float* bins = gradients + ((p * panels + from_panel) * rows + (first + row) * kTile) * kPanel + i % kPanel;

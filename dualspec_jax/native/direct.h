@@ -93,7 +93,7 @@ inline void correlate_directly(xla::ffi::ThreadPool& pool, const Shape& s, const
         for (int64_t c = 0; c < n_in; c += kWide)
           store(inputs + i * kChannels + c, row < 0 ? Wide{} : load_wide(x + row * s.in + first + c));
       }
-      for_panels(0, panels, [&](int64_t panel, int64_t n) {
+      for_panels(panels, [&](int64_t panel, int64_t n) {
         for_blocks(n_in, [&](int64_t c, int64_t m) {
           const float* rows[kRows];
           for (int64_t r = 0; r < m; ++r) rows[r] = inputs + c + r;

@@ -54,10 +54,10 @@ constexpr Multiply kMultiplyBy[] = {nullptr,        multiply<1, N>, multiply<2, 
                                     multiply<5, N>, multiply<6, N>, multiply<7, N>, multiply<8, N>};
 constexpr const Multiply* kMultiply[] = {kMultiplyBy<1>, kMultiplyBy<2>};
 
-// Calls task(first, n) on the panels from `begin` to `end`, n at a time.
+// Calls task(first, n) on as many panels, n at a time.
 template <typename Task>
-void for_panels(int64_t begin, int64_t end, Task task) {
-  for (int64_t panel = begin; panel < end; panel += kTogether) task(panel, std::min<int64_t>(kTogether, end - panel));
+void for_panels(int64_t panels, Task task) {
+  for (int64_t panel = 0; panel < panels; panel += kTogether) task(panel, std::min<int64_t>(kTogether, panels - panel));
 }
 
 // Calls task(first, m) on blocks of at most kRows of n rows, each of nearly as many.

@@ -29,7 +29,7 @@ struct Shape {
   // Whether the taps' own products take less time: where an example has few positions against the kernel's channels. By the
   // example, so that its result does not depend on what comes with it.
   bool directly() const { return bins % kTile != 0 || 4 * frames * bins <= std::min(in, out); }
-  int64_t squares() const { return bins / kTile; }  // of a tile
+  int64_t squares() const { return bins / kTile; }            // of a tile
   int64_t tile_size() const { return (bins + 2) * in; }       // of a tile's transform, with zeros at both ends
   int64_t apart() const { return in * kPanel + kLine; }       // of a panel's kernels: they start in other sets of a cache
   int64_t frame(int64_t tile) const {                         // of the batch, a tile's first
@@ -142,14 +142,11 @@ inline void transform_kernel(const float* kernel, const Shape& s, int64_t panel,
   }
 }
 
-// Four frames of some channels, from `channel` on, out of products [6][rows][channels], whose row i is bin i % F of tile
-// first + i / F.
-inline void transform_output(const float* products, int64_t rows, int64_t channels, const Shape& s, int64_t first,
-                             int64_t channel, float* y) {
+// Four frames out of products [6][rows][D], whose row i is bin i % F of tile first + i / F.
+inline void transform_output(const float* products, int64_t rows, const Shape& s, int64_t first, float* y) {
   const int64_t frame = s.bins * s.out;
   for (int64_t row = 0; row < rows; ++row) {
-    float* to = y + s.frame(first + row / s.bins) * frame + row % s.bins * s.out + channel;
-    for (int64_t n = 0; n < channels; n += kWide)
-      transform_products(products + row * channels + n, rows * channels, to + n, frame);
+    float* to = y + s.frame(first + row / s.bins) * frame + row % s.bins * s.out;
+    for (int64_t n = 0; n < s.out; n += kWide) transform_products(products + row * s.out + n, rows * s.out, to + n, frame);
   }
 }
