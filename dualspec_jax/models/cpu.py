@@ -1,7 +1,7 @@
 """When to use forms of layers that XLA runs faster on a CPU; elsewhere its own are the better ones.
 
 What is traced on a CPU in float32 uses those of `cpu_layers` and kernels of `native`, unless in `accelerator_forms`.
-In bfloat16, on processors with AMX, arrays stay float32 and the kernels of `native.bfloat16` round what they multiply.
+In bfloat16, on processors with AMX, arrays stay float32 and the kernels of `native` round what they multiply.
 Where there are no kernels, `long_runs` use `cpu_convolution`'s forms, which take longer to compile.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 
-from dualspec_jax.native import bfloat16
+from dualspec_jax.native import convolution
 
 # 0: the forms of accelerators, 1: those of a CPU that compile as fast, 2: all.
 _level = contextvars.ContextVar("level", default=1)
@@ -52,5 +52,5 @@ def on_cpu(dtype: jnp.dtype) -> bool:
 
 def carried(dtype: jnp.dtype) -> jnp.dtype:
     """Return the dtype of arrays of a computation in a dtype: float32 where only operands of products are rounded."""
-    rounds = dtype == jnp.bfloat16 and level_of(jnp.float32) > 0 and bfloat16.available()
+    rounds = dtype == jnp.bfloat16 and level_of(jnp.float32) > 0 and convolution.can_round()
     return jnp.float32 if rounds else dtype

@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from dualspec_jax.models import cpu
-from dualspec_jax.native import bfloat16
 from dualspec_jax.native import convolution as native
 
 # Four outputs of a filter of three taps from six products: output @ ((taps @ kernel) * (tile @ input)).
@@ -40,8 +39,8 @@ def convolve(
     rounded to bfloat16.
     """
     b, t, f, c = x.shape
-    if rounded and bfloat16.can_multiply(*kernel.shape[2:]):
-        return bfloat16.multiply(x, kernel)
+    if rounded and native.fit(*kernel.shape[2:]):
+        return native.convolve(x, kernel, True)
     if cpu.on_cpu(x.dtype) and native.can_convolve(t, c, kernel.shape[-1]):
         return native.convolve(x, kernel)
     if cpu.level_of(x.dtype) < 2 or min(c, kernel.shape[-1]) < _MIN_CHANNELS:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from dualspec_jax.models.cpu import on_cpu
 from dualspec_jax.native import attention as native
-from dualspec_jax.native import bfloat16
+from dualspec_jax.native import convolution
 
 _MIN_ROWS = 32  # of a product, for kernels that go by blocks of as many
 
@@ -36,8 +36,8 @@ _product.defvjp(lambda x, kernel: (_product(x, kernel), (x, kernel)), _product_b
 
 def product(x: Float[Array, "... c"], kernel: Float[Array, "c d"], rounded: bool = False) -> Float[Array, "... d"]:
     """Return x @ kernel, on a CPU with a faster gradient of it, if `rounded` with operands rounded to bfloat16."""
-    if rounded and x.size >= _MIN_ROWS * x.shape[-1] and bfloat16.can_multiply(*kernel.shape):
-        return bfloat16.multiply(x, kernel)
+    if rounded and x.size >= _MIN_ROWS * x.shape[-1] and convolution.fit(*kernel.shape):
+        return convolution.convolve(x, kernel, True)
     if not on_cpu(x.dtype):
         return jax.lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
     return _product(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], kernel.shape[-1])

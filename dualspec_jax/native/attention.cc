@@ -5,14 +5,13 @@
 #include <cmath>
 #include <vector>
 
+#include "handlers.h"
 #include "heads.h"
 #include "memory.h"
 #include "products.h"
 #include "threads.h"
 
 namespace ffi = xla::ffi;
-using Floats = ffi::Buffer<ffi::F32>;
-using Result = ffi::Result<Floats>;
 
 namespace {
 
@@ -190,24 +189,5 @@ ffi::Error attention_gradient(ffi::ThreadPool pool, Floats q, Floats k, Floats v
 
 extern "C" bool dualspec_has_wide_vectors() { return kWide == 16; }
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(dualspec_attend, attend,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Ret<Floats>()
-                                  .Ret<Floats>());
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(dualspec_attention_gradient, attention_gradient,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Ret<Floats>()
-                                  .Ret<Floats>()
-                                  .Ret<Floats>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(dualspec_attend, attend, for_attention());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(dualspec_attention_gradient, attention_gradient, for_attention_gradient());

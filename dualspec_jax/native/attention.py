@@ -23,7 +23,7 @@ def can_attend(batch: int, rows: int, heads: int, size: int) -> bool:
 def attend(
     q: Float[Array, "B N H D"], k: Float[Array, "B N H D"], v: Float[Array, "B N H D"], rounded: bool = False
 ) -> Array:
-    """Return softmax(q k^T / sqrt(D)) v, [B, N, H, D]; `rounded`, where `bfloat16.available`, with rounded operands.
+    """Return softmax(q k^T / sqrt(D)) v, [B, N, H, D]; `rounded`, where `convolution.can_round`, with rounded operands.
 
     No array of N x N weights is made, forward or backward: 1.4 to 2 times as fast as `cpu_layers.self_attention` on two
     cores of an Intel Sapphire Rapids (N 128 to 2 048).

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <vector>
 
+#include "handlers.h"
 #include "heads.h"
 #include "memory.h"
 #include "registers.h"
@@ -12,8 +13,6 @@
 #include "vectors.h"
 
 namespace ffi = xla::ffi;
-using Floats = ffi::Buffer<ffi::F32>;
-using Result = ffi::Result<Floats>;
 
 namespace {
 
@@ -231,24 +230,5 @@ ffi::Error attention_gradient(ffi::ThreadPool, Floats, Floats, Floats, Floats, F
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(dualspec_attend_bfloat16, attend,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Ret<Floats>()
-                                  .Ret<Floats>());
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(dualspec_attention_gradient_bfloat16, attention_gradient,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Ret<Floats>()
-                                  .Ret<Floats>()
-                                  .Ret<Floats>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(dualspec_attend_bfloat16, attend, for_attention());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(dualspec_attention_gradient_bfloat16, attention_gradient, for_attention_gradient());

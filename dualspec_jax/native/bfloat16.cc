@@ -6,13 +6,12 @@
 #include <cstdint>
 #include <vector>
 
+#include "handlers.h"
 #include "memory.h"
 #include "registers.h"
 #include "threads.h"
 
 namespace ffi = xla::ffi;
-using Floats = ffi::Buffer<ffi::F32>;
-using Result = ffi::Result<Floats>;
 
 #if HAS_AMX
 
@@ -212,13 +211,5 @@ ffi::Error kernel_gradient(ffi::ThreadPool, Floats, Floats, Result) {
 
 extern "C" bool dualspec_has_bfloat16() { return have_registers(); }
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(dualspec_convolve_bfloat16, convolve,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Ret<Floats>()
-                                  .Attr<bool>("turned"));
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(dualspec_kernel_gradient_bfloat16, kernel_gradient,
-                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Floats>().Arg<Floats>().Ret<Floats>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(dualspec_convolve_bfloat16, convolve, for_convolution());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(dualspec_kernel_gradient_bfloat16, kernel_gradient, for_kernel_gradient());

@@ -5,14 +5,13 @@
 #include <vector>
 
 #include "direct.h"
+#include "handlers.h"
 #include "memory.h"
 #include "products.h"
 #include "threads.h"
 #include "winograd.h"
 
 namespace ffi = xla::ffi;
-using Floats = ffi::Buffer<ffi::F32>;
-using Result = ffi::Result<Floats>;
 
 namespace {
 
@@ -185,13 +184,5 @@ ffi::Error kernel_gradient(ffi::ThreadPool pool, Floats x, Floats gradient, Resu
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(dualspec_convolve, convolve,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Ret<Floats>()
-                                  .Attr<bool>("turned"));
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(dualspec_kernel_gradient, kernel_gradient,
-                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Floats>().Arg<Floats>().Ret<Floats>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(dualspec_convolve, convolve, for_convolution());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(dualspec_kernel_gradient, kernel_gradient, for_kernel_gradient());

@@ -1,4 +1,6 @@
-"""3x3 convolutions by the kernels of `convolution.cc`, on a CPU."""
+"""Products and 3x3 convolutions by the kernels of `convolution.cc` and, in bfloat16, of `bfloat16.cc`, on a CPU."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -7,29 +9,46 @@ from jaxtyping import Array, Float
 from dualspec_jax.native import library
 
 _TILE, _PANEL = 4, 16
+_SUFFIX = {False: "", True: "_bfloat16"}  # of the kernels that round
 
 
 def can_convolve(frames: int, channels: int, outputs: int) -> bool:
-    """Return whether `convolve` is there, for these sizes."""
-    fits = frames % _TILE == 0 and channels % _PANEL == 0 and outputs % _PANEL == 0
-    return fits and library.alone()
+    """Return whether `convolve` is there in float32, for these sizes."""
+    return frames % _TILE == 0 and fit(channels, outputs) and library.alone()
 
 
-@jax.custom_vjp
-def convolve(x: Float[Array, "B t f c"], kernel: Float[Array, "3 3 c d"]) -> Float[Array, "B t f d"]:
-    """Return `models.cpu_convolution.winograd` of x and the kernel."""
-    return _convolve(x, kernel, False)
+def can_round() -> bool:
+    """Return whether `convolve` is there in bfloat16: on processors with AMX, with one device."""
+    return library.alone() and library.has_bfloat16()
 
 
-def _convolve(x, kernel, turned):
-    shape = (*x.shape[:-1], kernel.shape[2 if turned else 3])
-    return jax.ffi.ffi_call("dualspec_convolve", jax.ShapeDtypeStruct(shape, jnp.float32))(x, kernel, turned=turned)
+def fit(channels: int, outputs: int) -> bool:
+    """Return whether the kernels take as many channels."""
+    return channels % _PANEL == 0 and outputs % _PANEL == 0
 
 
-def _backward(saved, gradient):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def convolve(
+    x: Float[Array, "B t f c"], kernel: Float[Array, "3 3 c d"], rounded: bool = False
+) -> Float[Array, "B t f d"]:
+    """Return x convolved with the kernel, zeros around; if `rounded` and the kernel is [c, d], x [..., c] times it.
+
+    All arrays are float32, also in the gradient. Rounded, x, the kernel and the gradient of the result are rounded to
+    bfloat16 before they are multiplied, and the products are summed in float32, as a TPU does by default.
+    """
+    return _convolve(x, kernel, rounded, turned=False)
+
+
+def _convolve(x, kernel, rounded, turned):
+    shape = jax.ShapeDtypeStruct((*x.shape[:-1], kernel.shape[-2 if turned else -1]), jnp.float32)
+    return jax.ffi.ffi_call(f"dualspec_convolve{_SUFFIX[rounded]}", shape)(x, kernel, turned=turned)
+
+
+def _backward(rounded, saved, gradient):
     x, kernel = saved
-    call = jax.ffi.ffi_call("dualspec_kernel_gradient", jax.ShapeDtypeStruct(kernel.shape, jnp.float32))
-    return _convolve(gradient, kernel, True), call(x, gradient)
+    shape = jax.ShapeDtypeStruct(kernel.shape, jnp.float32)
+    of_kernel = jax.ffi.ffi_call(f"dualspec_kernel_gradient{_SUFFIX[rounded]}", shape)(x, gradient)
+    return _convolve(gradient, kernel, rounded, turned=True), of_kernel
 
 
-convolve.defvjp(lambda x, kernel: (convolve(x, kernel), (x, kernel)), _backward)
+convolve.defvjp(lambda x, kernel, rounded: (convolve(x, kernel, rounded), (x, kernel)), _backward)

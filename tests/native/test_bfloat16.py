@@ -5,7 +5,7 @@ import pytest
 
 from dualspec_jax.models import cpu
 from dualspec_jax.models.layers import ResBlock, TransformerBlock
-from dualspec_jax.native import bfloat16, library
+from dualspec_jax.native import convolution, library
 
 needs_amx = pytest.mark.skipif(not library.has_bfloat16(), reason="needs a C++ compiler and a processor with AMX")
 
@@ -34,7 +34,7 @@ def reference(x, kernel):
 def test_is_the_product_of_rounded_operands(shape, outputs):
     x, gradient = normal(*shape), normal(*shape[:-1], outputs, seed=1)
     kernel = normal(*((3, 3) if len(shape) == 4 else ()), shape[-1], outputs, seed=2)
-    out, back = jax.vjp(bfloat16.multiply, x, kernel)
+    out, back = jax.vjp(lambda *a: convolution.convolve(*a, True), x, kernel)
     expected, expected_back = jax.vjp(reference, rounded(x), rounded(kernel))
     for given, wanted in zip((out, *back(gradient)), (expected, *expected_back(rounded(gradient))), strict=True):
         np.testing.assert_allclose(given, wanted, atol=1e-5 * np.std(wanted))
@@ -61,14 +61,14 @@ def test_layers_in_bfloat16_keep_float32_arrays(monkeypatch):
 
 
 def test_arrays_are_bfloat16_without_these_kernels(monkeypatch):
-    monkeypatch.setattr(bfloat16, "available", lambda: True)
+    monkeypatch.setattr(convolution, "can_round", lambda: True)
     assert cpu.carried(jnp.bfloat16) == jnp.float32 == cpu.carried(jnp.float32)
     with cpu.accelerator_forms():
         assert cpu.carried(jnp.bfloat16) == jnp.bfloat16
-    monkeypatch.setattr(bfloat16, "available", lambda: False)
+    monkeypatch.setattr(convolution, "can_round", lambda: False)
     assert cpu.carried(jnp.bfloat16) == jnp.bfloat16
 
 
 def test_several_devices_do_without_them(monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 8)
-    assert not bfloat16.available()
+    assert not convolution.can_round()
