@@ -13,8 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from dualspec_jax.models.cpu import on_cpu
-from dualspec_jax.native import attention as native
-from dualspec_jax.native import convolution
+from dualspec_jax.native import attention, convolution
 
 _MIN_ROWS = 32  # of a product, for kernels that go by blocks of as many
 
@@ -161,8 +160,11 @@ def _normal_cdf(x: Array) -> Array:
 def self_attention(
     q: Float[Array, "B N H D"], k: Float[Array, "B N H D"], v: Float[Array, "B N H D"], rounded: bool = False
 ) -> Array:
-    """Return softmax(q k^T / sqrt(D)) v, [B, N, H, D], by a kernel in C++, if `rounded` in bfloat16, or by products."""
-    return native.attend(q, k, v, rounded) if native.can_attend(*q.shape) else attention_by_products(q, k, v)
+    """Return softmax(q k^T / sqrt(D)) v, [B, N, H, D], by a kernel in C++, if `rounded` with operands in bfloat16.
+
+    Where that kernel is not the faster one, by products in float32.
+    """
+    return attention.attend(q, k, v, rounded) if attention.can_attend(*q.shape) else attention_by_products(q, k, v)
 
 
 @jax.custom_vjp

@@ -9,7 +9,6 @@ from jaxtyping import Array, Float
 from dualspec_jax.native import library
 
 _TILE, _PANEL = 4, 16
-_SUFFIX = {False: "", True: "_bfloat16"}  # of the kernels that round
 
 
 def can_convolve(frames: int, channels: int, outputs: int) -> bool:
@@ -41,13 +40,13 @@ def convolve(
 
 def _convolve(x, kernel, rounded, turned):
     shape = jax.ShapeDtypeStruct((*x.shape[:-1], kernel.shape[-2 if turned else -1]), jnp.float32)
-    return jax.ffi.ffi_call(f"dualspec_convolve{_SUFFIX[rounded]}", shape)(x, kernel, turned=turned)
+    return jax.ffi.ffi_call(f"dualspec_convolve{library.SUFFIX[rounded]}", shape)(x, kernel, turned=turned)
 
 
 def _backward(rounded, saved, gradient):
     x, kernel = saved
     shape = jax.ShapeDtypeStruct(kernel.shape, jnp.float32)
-    of_kernel = jax.ffi.ffi_call(f"dualspec_kernel_gradient{_SUFFIX[rounded]}", shape)(x, gradient)
+    of_kernel = jax.ffi.ffi_call(f"dualspec_kernel_gradient{library.SUFFIX[rounded]}", shape)(x, gradient)
     return _convolve(gradient, kernel, rounded, turned=True), of_kernel
 
 

@@ -28,6 +28,7 @@ _TARGETS = (
     "dualspec_kernel_gradient_bfloat16",
 )
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fPIC", "-shared", "-pthread", "-w")
+SUFFIX = {False: "", True: "_bfloat16"}  # of the targets that round what they multiply
 _TIMEOUT = 300  # seconds for one run of the compiler
 
 
