@@ -1,5 +1,5 @@
-// Attention as in `attention.cc`, its products by the matrix registers: operands are rounded to bfloat16, logits, weights before
-// they are multiplied, and sums are float32.
+// Attention as in `attention.cc`, operands of products rounded to bfloat16; logits, weights before they are multiplied, and sums
+// are float32.
 
 #include <algorithm>
 #include <cmath>
@@ -8,7 +8,7 @@
 #include "handlers.h"
 #include "heads.h"
 #include "memory.h"
-#include "registers.h"
+#include "halves.h"
 #include "threads.h"
 #include "vectors.h"
 
@@ -16,7 +16,7 @@ namespace ffi = xla::ffi;
 
 namespace {
 
-#if HAS_AMX
+#if HAS_HALVES
 
 constexpr int64_t kQueries = 128;  // of a block in the gradient, 32 in the result
 
@@ -59,10 +59,10 @@ void pack_rows(const float* x, int64_t n, const Shape& s, Half* out) {
 // A block [32, 32]: products of 32 rows with a chunk of rows that were packed by rows.
 void multiply_rows(const Half* rows, const Half* packed, int64_t chunk, const Shape& s, float* out) {
   const int64_t panel = s.depth() * kTile;
-  zero<2>();
-  for (int64_t k = 0; k < s.depth(); k += kBlock)
-    multiply<2>(rows + k, s.depth(), packed + 2 * chunk * panel + k * kTile, panel);
-  store_sums<2>(out, kBlock);
+  sum_up<2>(false, out, kBlock, [&](auto multiply) {
+    for (int64_t k = 0; k < s.depth(); k += kBlock)
+      multiply(rows + k, s.depth(), packed + 2 * chunk * panel + k * kTile, panel);
+  });
 }
 
 // Rows [32, size] of a head gain or are the products of n chunks of weights, of 32 rows each and `apart` halves from each other,
@@ -70,10 +70,9 @@ void multiply_rows(const Half* rows, const Half* packed, int64_t chunk, const Sh
 template <int N>
 void multiply_panels(const Half* weights, int64_t apart, int64_t n, const Half* packed, bool add, int64_t out_apart,
                      float* out) {
-  if (add) load_sums<N>(out, out_apart);
-  else zero<N>();
-  for (int64_t i = 0; i < n; ++i) multiply<N>(weights + i * apart, kBlock, packed + i * kTileSize, n * kTileSize);
-  store_sums<N>(out, out_apart);
+  sum_up<N>(add, out, out_apart, [&](auto multiply) {
+    for (int64_t i = 0; i < n; ++i) multiply(weights + i * apart, kBlock, packed + i * kTileSize, n * kTileSize);
+  });
 }
 
 void multiply_channels(const Half* weights, int64_t apart, int64_t n, const Half* packed, bool add, const Shape& s,
@@ -97,7 +96,7 @@ void transpose_block(const float* weights, Half* out) {
 }
 
 ffi::Error attend(ffi::ThreadPool pool, Floats q, Floats k, Floats v, Result y, Result log_sums) {
-  NEED_REGISTERS();
+  NEED_HALVES();
   const Shape s(q);
   Block arrays(s.all * (s.by_rows() + s.by_channels()) / 2);
   Half* keys = reinterpret_cast<Half*>(arrays.start());
@@ -144,7 +143,7 @@ ffi::Error attend(ffi::ThreadPool pool, Floats q, Floats k, Floats v, Result y, 
 
 ffi::Error attention_gradient(ffi::ThreadPool pool, Floats q, Floats k, Floats v, Floats y, Floats log_sums, Floats gradient,
                               Result of_q, Result of_k, Result of_v) {
-  NEED_REGISTERS();
+  NEED_HALVES();
   const Shape s(q);
   parallel_for(pool, s.all, [&](int64_t head) {
     const int64_t start = s.start(head);
@@ -217,12 +216,12 @@ ffi::Error attention_gradient(ffi::ThreadPool pool, Floats q, Floats k, Floats v
 #else
 
 ffi::Error attend(ffi::ThreadPool, Floats, Floats, Floats, Result, Result) {
-  NEED_REGISTERS();
+  NEED_HALVES();
   return ffi::Error::Success();
 }
 
 ffi::Error attention_gradient(ffi::ThreadPool, Floats, Floats, Floats, Floats, Floats, Floats, Result, Result, Result) {
-  NEED_REGISTERS();
+  NEED_HALVES();
   return ffi::Error::Success();
 }
 

@@ -1,5 +1,4 @@
-// Products and 3x3 convolutions of float32 arrays whose operands are rounded to bfloat16 and summed in float32, by the matrix
-// registers (AMX) of Intel's processors. A product is a convolution with one tap. Positions of a convolution are numbered
+// Products and 3x3 convolutions of float32 arrays whose operands are rounded to bfloat16 and summed in float32. A product is a convolution with one tap. Positions of a convolution are numbered
 // with a border of zeros around each example, so that what a tap sees is always as far away; what comes out for the border is
 // dropped.
 
@@ -8,12 +7,12 @@
 
 #include "handlers.h"
 #include "memory.h"
-#include "registers.h"
+#include "halves.h"
 #include "threads.h"
 
 namespace ffi = xla::ffi;
 
-#if HAS_AMX
+#if HAS_HALVES
 
 namespace {
 
@@ -74,17 +73,15 @@ void convolve_panels(const Grid& grid, const Half* x, int64_t depth, const Half*
   alignas(64) float sums[kBlock * kBlock];
   const int64_t panel_size = grid.taps() * depth * kTile;
   for (int64_t q = first; q < last; q += kBlock) {
-    const Half* b = kernel;
-    zero<N>();
-    for (int64_t tap = 0; tap < grid.taps(); ++tap) {
-      const Half* a = x + (q - first + grid.shift(tap)) * depth;
-      for (int64_t k = 0; k < depth; k += kBlock, b += kTileSize) multiply<N>(a + k, depth, b, panel_size);
-    }
-    if (!grid.border && q + kBlock <= last) {
-      store_sums<N>(y + q * out, out);
-      continue;
-    }
-    store_sums<N>(sums, kBlock);
+    const bool at_once = !grid.border && q + kBlock <= last;
+    sum_up<N>(false, at_once ? y + q * out : sums, at_once ? out : kBlock, [&](auto multiply) {
+      const Half* b = kernel;
+      for (int64_t tap = 0; tap < grid.taps(); ++tap) {
+        const Half* a = x + (q - first + grid.shift(tap)) * depth;
+        for (int64_t k = 0; k < depth; k += kBlock, b += kTileSize) multiply(a + k, depth, b, panel_size);
+      }
+    });
+    if (at_once) continue;
     for (int64_t i = 0; i < std::min(kBlock, last - q); ++i) {
       const int64_t row = grid.row(q + i, 0);
       if (row >= 0) copy_row(sums + i * kBlock, N * kTile, y + row * out);
@@ -93,7 +90,7 @@ void convolve_panels(const Grid& grid, const Half* x, int64_t depth, const Half*
 }
 
 ffi::Error convolve(ffi::ThreadPool pool, Floats x, Floats kernel, Result y, bool turned) {
-  NEED_REGISTERS();
+  NEED_HALVES();
   const Grid grid = grid_of(x, kernel.dimensions().size() == 4);
   const int64_t in = x.dimensions().back(), out = y->dimensions().back(), depth = up_to(in, kBlock);
   const int64_t panels = out / kTile, panel_size = grid.taps() * depth * kTile;
@@ -131,19 +128,16 @@ ffi::Error convolve(ffi::ThreadPool pool, Floats x, Floats kernel, Result y, boo
 template <int N>
 void correlate_block(const Grid& grid, const Half* x, int64_t apart, const Half* gradients, int64_t depth, float* sums) {
   for (int64_t first = 0; first < depth; first += kChunk)
-    for (int64_t tap = 0; tap < grid.taps(); ++tap) {
-      float* of_tap = sums + tap * kBlock * kBlock;
-      if (first) load_sums<N>(of_tap, kBlock);
-      else zero<N>();
-      for (int64_t q = first; q < std::min(depth, first + kChunk); q += kBlock)
-        multiply<N>(x + q + grid.shift(tap), apart, gradients + q * kTile, depth * kTile);
-      store_sums<N>(of_tap, kBlock);
-    }
+    for (int64_t tap = 0; tap < grid.taps(); ++tap)
+      sum_up<N>(first > 0, sums + tap * kBlock * kBlock, kBlock, [&](auto multiply) {
+        for (int64_t q = first; q < std::min(depth, first + kChunk); q += kBlock)
+          multiply(x + q + grid.shift(tap), apart, gradients + q * kTile, depth * kTile);
+      });
 }
 
 // The gradient of the kernel, [taps, in, out].
 ffi::Error kernel_gradient(ffi::ThreadPool pool, Floats x, Floats gradient, Result result) {
-  NEED_REGISTERS();
+  NEED_HALVES();
   const Grid grid = grid_of(x, result->dimensions().size() == 4);
   const int64_t in = x.dimensions().back(), out = gradient.dimensions().back(), panels = out / kTile;
   const int64_t depth = up_to(grid.positions(), kBlock), blocks = (in + kBlock - 1) / kBlock;
@@ -196,12 +190,12 @@ ffi::Error kernel_gradient(ffi::ThreadPool pool, Floats x, Floats gradient, Resu
 namespace {
 
 ffi::Error convolve(ffi::ThreadPool, Floats, Floats, Result, bool) {
-  NEED_REGISTERS();
+  NEED_HALVES();
   return ffi::Error::Success();
 }
 
 ffi::Error kernel_gradient(ffi::ThreadPool, Floats, Floats, Result) {
-  NEED_REGISTERS();
+  NEED_HALVES();
   return ffi::Error::Success();
 }
 
@@ -209,7 +203,7 @@ ffi::Error kernel_gradient(ffi::ThreadPool, Floats, Floats, Result) {
 
 #endif
 
-extern "C" bool dualspec_has_bfloat16() { return have_registers(); }
+extern "C" bool dualspec_has_bfloat16() { return have_halves(); }
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(dualspec_convolve_bfloat16, convolve, for_convolution());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(dualspec_kernel_gradient_bfloat16, kernel_gradient, for_kernel_gradient());

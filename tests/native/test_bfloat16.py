@@ -7,7 +7,7 @@ from dualspec_jax.models import cpu
 from dualspec_jax.models.layers import ResBlock, TransformerBlock
 from dualspec_jax.native import convolution, library
 
-needs_amx = pytest.mark.skipif(not library.has_bfloat16(), reason="needs a C++ compiler and a processor with AMX")
+needs_bfloat16 = pytest.mark.skipif(not library.has_bfloat16(), reason="needs a C++ compiler and a processor that multiplies in bfloat16")
 
 
 def normal(*shape, seed=0):
@@ -24,7 +24,7 @@ def reference(x, kernel):
     return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
-@needs_amx
+@needs_bfloat16
 @pytest.mark.parametrize(
     "shape, outputs",
     [((7, 16), 16), ((2, 33, 48), 80), ((1100, 64), 144)]
@@ -40,7 +40,7 @@ def test_is_the_product_of_rounded_operands(shape, outputs):
         np.testing.assert_allclose(given, wanted, atol=1e-5 * np.std(wanted))
 
 
-@needs_amx
+@needs_bfloat16
 def test_layers_in_bfloat16_keep_float32_arrays(monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 1)  # the tests have several virtual devices
     x, emb, context = normal(2, 16, 8, 32), normal(2, 48), normal(2, 5, 24)
