@@ -35,11 +35,11 @@ def convolve(
 ) -> Float[Array, "B t f d"]:
     """Return x convolved with the kernel, zeros around; in `long_runs` by `winograd` or with gradients by products.
 
-    Where there is a compiler kernels in C++ do it, which need no long compilation of XLA's. If `rounded`, with operands
-    rounded to bfloat16.
+    Where there is a compiler kernels in C++ do it, which need no long compilation of XLA's. If `rounded`, operands may be
+    rounded to bfloat16, and are where that is the faster way.
     """
     b, t, f, c = x.shape
-    if rounded and native.fit(*kernel.shape[2:]):
+    if rounded and native.fit(*kernel.shape[2:]) and native.rounds_faster(t):
         return native.convolve(x, kernel, True)
     if cpu.on_cpu(x.dtype) and native.can_convolve(t, c, kernel.shape[-1]):
         return native.convolve(x, kernel)

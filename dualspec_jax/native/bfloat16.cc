@@ -204,6 +204,7 @@ ffi::Error kernel_gradient(ffi::ThreadPool, Floats, Floats, Result) {
 #endif
 
 extern "C" bool dualspec_has_bfloat16() { return have_halves(); }
+extern "C" bool dualspec_has_matrix_registers() { return HAS_AMX && have_halves(); }
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(dualspec_convolve_bfloat16, convolve, for_convolution());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(dualspec_kernel_gradient_bfloat16, kernel_gradient, for_kernel_gradient());

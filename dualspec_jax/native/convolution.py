@@ -17,8 +17,13 @@ def can_convolve(frames: int, channels: int, outputs: int) -> bool:
 
 
 def can_round() -> bool:
-    """Return whether `convolve` is there in bfloat16: on processors with AMX, with one device."""
+    """Return whether `convolve` is there in bfloat16: on processors that multiply in it, with one device."""
     return library.alone() and library.has_bfloat16()
+
+
+def rounds_faster(frames: int) -> bool:
+    """Return whether 3x3 convolutions are faster in bfloat16: Winograd's in float32 save more than vectors do."""
+    return library.has_matrix_registers() or frames % _TILE != 0
 
 
 def fit(channels: int, outputs: int) -> bool:

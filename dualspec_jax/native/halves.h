@@ -16,6 +16,8 @@
 #define HAS_AMX 1
 #include <sys/syscall.h>
 #include <unistd.h>
+#else
+#define HAS_AMX 0
 #endif
 
 using Half = uint16_t;
@@ -179,6 +181,7 @@ inline void copy_row(const float* from, int64_t n, float* to) {
 
 #else
 
+#define HAS_AMX 0
 inline bool have_halves() { return false; }
 
 #endif

@@ -44,8 +44,14 @@ def available() -> bool:
 
 @functools.cache
 def has_bfloat16() -> bool:
-    """Return whether this processor and system have the registers (AMX) of the kernels that round to bfloat16."""
+    """Return whether the kernels that round to bfloat16 are there: AMX, or vectors of AVX512_BF16, and a system with it."""
     return _ask("dualspec_has_bfloat16")
+
+
+@functools.cache
+def has_matrix_registers() -> bool:
+    """Return whether these kernels multiply by the matrix registers (AMX), not by vectors."""
+    return _ask("dualspec_has_matrix_registers")
 
 
 @functools.cache

@@ -7,7 +7,9 @@ from dualspec_jax.models import cpu
 from dualspec_jax.models.layers import ResBlock, TransformerBlock
 from dualspec_jax.native import convolution, library
 
-needs_bfloat16 = pytest.mark.skipif(not library.has_bfloat16(), reason="needs a C++ compiler and a processor that multiplies in bfloat16")
+needs_bfloat16 = pytest.mark.skipif(
+    not library.has_bfloat16(), reason="needs a C++ compiler and a processor that multiplies in bfloat16"
+)
 
 
 def normal(*shape, seed=0):

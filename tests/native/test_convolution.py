@@ -18,8 +18,8 @@ def arrays(batch, frames, bins, channels, outputs):
 @needs_compiler
 @pytest.mark.parametrize(
     "sizes",
-    [(1, 4, 1, 16, 16), (3, 12, 5, 48, 32), (2, 16, 2, 96, 304), (19, 8, 4, 416, 144)]  # tap by tap
-    + [(2, 28, 4, 16, 32), (3, 44, 12, 32, 80), (2, 64, 8, 16, 144), (2, 128, 16, 96, 96)],  # by Winograd's
+    [(1, 4, 1, 16, 16), (3, 12, 5, 48, 32), (2, 16, 2, 96, 304), (19, 8, 4, 416, 144)]  # in parts
+    + [(2, 28, 4, 16, 32), (3, 44, 12, 32, 80), (2, 64, 8, 16, 144), (3, 128, 16, 96, 96)],  # by tiles
     ids=str,
 )
 def test_convolution_and_gradients_agree_with_jax(sizes):
@@ -31,7 +31,7 @@ def test_convolution_and_gradients_agree_with_jax(sizes):
 
 
 @needs_compiler
-@pytest.mark.parametrize("sizes", [(3, 4, 4, 96, 96), (3, 64, 8, 32, 32)], ids=["tap by tap", "by Winograd's"])
+@pytest.mark.parametrize("sizes", [(3, 4, 4, 96, 96), (3, 64, 8, 32, 32)], ids=["in parts", "by tiles"])
 def test_an_example_is_the_same_whatever_comes_with_it(sizes):
     x, kernel, _ = arrays(*sizes)
     run = jax.jit(convolution.convolve)
