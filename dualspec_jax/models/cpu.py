@@ -1,7 +1,7 @@
 """When to use forms of layers that XLA runs faster on a CPU; elsewhere its own are the better ones.
 
 What is traced on a CPU in float32 uses those of `cpu_layers` and kernels of `native`, unless in `accelerator_forms`.
-In bfloat16, on processors that multiply in it, arrays stay float32 and the kernels of `native` round what they multiply.
+In bfloat16, on processors that multiply in it, arrays stay float32 and kernels of `native` round what they multiply.
 Where there are no kernels, `long_runs` use `cpu_convolution`'s forms, which take longer to compile.
 """
 

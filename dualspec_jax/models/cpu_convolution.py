@@ -35,8 +35,8 @@ def convolve(
 ) -> Float[Array, "B t f d"]:
     """Return x convolved with the kernel, zeros around; in `long_runs` by `winograd` or with gradients by products.
 
-    Where there is a compiler kernels in C++ do it, which need no long compilation of XLA's. If `rounded`, operands may be
-    rounded to bfloat16, and are where that is the faster way.
+    Where there is a compiler kernels in C++ do it, which need no long compilation of XLA's. If `rounded`, operands may
+    be rounded to bfloat16, and are where that is the faster way.
     """
     b, t, f, c = x.shape
     if rounded and native.fit(*kernel.shape[2:]) and native.rounds_faster(t):

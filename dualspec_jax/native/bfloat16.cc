@@ -1,6 +1,6 @@
-// Products and 3x3 convolutions of float32 arrays whose operands are rounded to bfloat16 and summed in float32. A product is a convolution with one tap. Positions of a convolution are numbered
-// with a border of zeros around each example, so that what a tap sees is always as far away; what comes out for the border is
-// dropped.
+// Products and 3x3 convolutions of float32 arrays whose operands are rounded to bfloat16 and summed in float32. A product is a
+// convolution with one tap. Positions of a convolution are numbered with a border of zeros around each example, so that what a
+// tap sees is always as far away; what comes out for the border is dropped.
 
 #include <cstdint>
 #include <vector>

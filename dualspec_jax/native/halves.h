@@ -46,8 +46,8 @@ struct Registers {
   ~Registers() { _tile_release(); }
 };
 
-// C, rows `apart` from each other, of 32 rows and 16 N columns is or with `add` gains the sum of what `products` calls its
-// argument on: (a, a_apart, b, b_apart), rows of A, a_apart halves from each other, and N tiles of B, of pairs of rows [16][16][2].
+// C, 32 rows of 16 N columns that are `apart` from each other, is or with `add` gains the sum of the products of what `products`
+// calls its argument with: (a, a_apart, b, b_apart), 32 rows of 32 halves and N tiles of pairs of rows [16][16 columns][2].
 template <int N, typename Products>
 void sum_up(bool add, float* c, int64_t apart, Products products) {
   if (add) {

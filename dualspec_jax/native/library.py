@@ -44,7 +44,7 @@ def available() -> bool:
 
 @functools.cache
 def has_bfloat16() -> bool:
-    """Return whether the kernels that round to bfloat16 are there: AMX, or vectors of AVX512_BF16, and a system with it."""
+    """Return whether the kernels that round to bfloat16 are there: by AMX or the vectors of AVX512_BF16."""
     return _ask("dualspec_has_bfloat16")
 
 

@@ -47,7 +47,8 @@ class Squares {
         thread_local std::vector<float> kept;  // in a second cache, where nothing is added later
         float* sums = groups > 1 ? arrays.start() + size + kProducts * kPanel * (panel * s_.in + first * n * kPanel)
                                  : scratch(kept, kProducts * (last - first) * kPanel * n * kPanel);
-        group.correlate_part(arrays.start(), arrays.start() + in_size, n_tiles * of_tile_, first, last, panel, n, start > 0, sums);
+        group.correlate_part(arrays.start(), arrays.start() + in_size, n_tiles * of_tile_, first, last, panel, n, start > 0,
+                             sums);
         if (start + n_tiles == s_.tiles) sum_part(sums, first, last, panel, n, result);
       });
     }

@@ -1,5 +1,5 @@
-// The steps of 3x3 convolutions [B, T, F, C] by Winograd's F(4, 3): four outputs of a filter of three taps from six products; along
-// one or two bins F(2, 3), two outputs from four. Source: Lavin & Gray 2016 (arXiv:1509.09308).
+// The steps of 3x3 convolutions [B, T, F, C] by Winograd's F(4, 3): four outputs of a filter of three taps from six products;
+// along one or two bins F(2, 3), two outputs from four. Source: Lavin & Gray 2016 (arXiv:1509.09308).
 #pragma once
 
 #include <algorithm>
@@ -106,7 +106,7 @@ INLINE void sum_to_taps(const Wide (&p)[N + 2], Wide (&out)[kTaps]) {
   }
 }
 
-// The six transformed inputs of a tile, `apart` from each other, each [F, C] after a row of zeros and before others, `all` floats.
+// The six transformed inputs of a tile, `apart` from each other, each `all` floats: [F, C] between rows of zeros.
 inline void transform_tile(const float* x, const Shape& s, int64_t tile, int64_t all, float* out, int64_t apart) {
   const int64_t start = tile % (s.frames / kTile) * kTile - 1, size = s.bins * s.in;
   const float* frames[kSix];

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualspec_jax.models import cpu
+from dualspec_jax.models import cpu, cpu_convolution
 from dualspec_jax.models.layers import ResBlock, TransformerBlock
 from dualspec_jax.native import convolution, library
 
@@ -74,3 +74,15 @@ def test_arrays_are_bfloat16_without_these_kernels(monkeypatch):
 def test_several_devices_do_without_them(monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 8)
     assert not convolution.can_round()
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("registers", [False, True])
+def test_winograds_convolutions_stay_where_only_vectors_round(monkeypatch, registers):
+    monkeypatch.setattr(jax, "device_count", lambda: 1)  # the tests have several virtual devices
+    monkeypatch.setattr(library, "has_matrix_registers", lambda: registers)
+    program = lambda *shape: (
+        jax.jit(lambda x, k: cpu_convolution.convolve(x, k, True)).lower(normal(*shape), normal(3, 3, 16, 16)).as_text()
+    )
+    assert ("dualspec_convolve_bfloat16" in program(1, 8, 4, 16)) == registers
+    assert "dualspec_convolve_bfloat16" in program(1, 6, 4, 16)  # a number of frames that Winograd's does not take
