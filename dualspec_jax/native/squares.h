@@ -30,7 +30,8 @@ class Squares {
   // The gradient of the kernel, [9, C, D]: the sum of those of groups of tiles, whose arrays a third cache has room for.
   void correlate(xla::ffi::ThreadPool& pool, const float* x, const float* gradient, float* result) const {
     const int64_t panels = s_.out / kPanel, pairs = (panels - 1) / kTogether + 1;
-    const int64_t in_panels = s_.in / kPanel, parts = (s_.in - 1) / kInputs + 1;
+    const int64_t in_panels = s_.in / kPanel, enough = (2 * pool.num_threads() - 1) / pairs + 1;  // parts of the inputs
+    const int64_t parts = std::max((s_.in - 1) / kInputs + 1, std::min(in_panels, enough));
     const int64_t groups = (kProducts * n_ * (s_.in + s_.out) - 1) / kRoom + 1, most = (s_.tiles - 1) / groups + 1;
     const Squares group(s_, most);
     const int64_t in_size = kProducts * group.apart(s_.in), size = in_size + kProducts * group.apart(s_.out);
@@ -59,9 +60,9 @@ class Squares {
   Squares(const Shape& s, int64_t tiles) : s_(s), of_tile_((s.bins - 1) / N + 1), n_(tiles * of_tile_) {}
 
   static constexpr int kAcross = N + 2, kProducts = kSix * kAcross;
-  static constexpr int64_t kInputs = 64;   // at a time: the transformed kernels of a part stay in a second cache
-  static constexpr int64_t kAtOnce = 64;   // squares, whose products stay there, too
-  static constexpr int64_t kSummed = 128;  // squares that a first cache has room for
+  static constexpr int64_t kInputs = 64;     // at a time: the transformed kernels of a part stay in a second cache
+  static constexpr int64_t kAtOnce = 64;     // squares, whose products stay there, too
+  static constexpr int64_t kSummed = 128;    // squares that a first cache has room for
   static constexpr int64_t kRoom = 2 << 20;  // floats of the arrays of a group of tiles, which stay in a third cache
 
   // Floats from one product's array [channels / 16][squares][16] to the next, and to a panel of it.
