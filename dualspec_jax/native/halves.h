@@ -9,16 +9,17 @@
 
 #include "memory.h"
 
-#if defined(__AVX512BF16__)
-#define HAS_HALVES 1
-#include <immintrin.h>
-#if defined(__AMX_BF16__) && defined(__linux__)
+#if defined(__AVX512BF16__) && defined(__AMX_BF16__) && defined(__linux__)
 #define HAS_AMX 1
 #include <sys/syscall.h>
 #include <unistd.h>
 #else
 #define HAS_AMX 0
 #endif
+
+#if defined(__AVX512BF16__)
+#define HAS_HALVES 1
+#include <immintrin.h>
 
 using Half = uint16_t;
 constexpr int64_t kTile = 16, kTileSize = 32 * kTile;  // rows, and halves, of a register of AMX
@@ -181,7 +182,6 @@ inline void copy_row(const float* from, int64_t n, float* to) {
 
 #else
 
-#define HAS_AMX 0
 inline bool have_halves() { return false; }
 
 #endif

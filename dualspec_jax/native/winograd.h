@@ -15,10 +15,10 @@ struct Shape {
   int64_t frames, bins, in, out;  // of one example
   int64_t tiles;                  // of four frames, of the batch
 
-  int64_t positions() const { return frames * bins; }         // of one example
-  int64_t tile_size() const { return (bins + 2) * in; }       // of a tile's transform, with zeros at both ends
-  int64_t apart() const { return in * kPanel + kLine; }       // of a panel's kernels: they start in other sets of a cache
-  int64_t frame(int64_t tile) const {                         // of the batch, a tile's first
+  int64_t positions() const { return frames * bins; }    // of one example
+  int64_t tile_size() const { return (bins + 2) * in; }  // of a tile's transform, with zeros at both ends
+  int64_t apart() const { return in * kPanel + kLine; }  // of a panel's kernels: they start in other sets of a cache
+  int64_t frame(int64_t tile) const {                    // of the batch, a tile's first
     const int64_t tiles = frames / kTile;
     return tile / tiles * frames + tile % tiles * kTile;
   }
@@ -80,13 +80,14 @@ INLINE void transform_products(const float* products, int64_t apart, float* out,
 // The gradients of the products, from those of the outputs.
 template <int N>
 INLINE void transform_gradients(const Wide (&g)[N], float* out, int64_t apart) {
+  const auto put = [&](const Wide(&all)[N + 2]) {
+    for (int p = 0; p < N + 2; ++p) store(out + p * apart, all[p]);
+  };
   if constexpr (N == 4) {
     const Wide even = g[0] + g[2], odd = g[1] + g[3], far = g[0] + 4.0f * g[2], near = 2.0f * g[1] + 8.0f * g[3];
-    const Wide all[] = {g[0], even + odd, even - odd, far + near, far - near, g[3]};
-    for (int p = 0; p < N + 2; ++p) store(out + p * apart, all[p]);
+    put({g[0], even + odd, even - odd, far + near, far - near, g[3]});
   } else {
-    const Wide all[] = {g[0], g[0] + g[1], g[0] - g[1], -g[1]};
-    for (int p = 0; p < N + 2; ++p) store(out + p * apart, all[p]);
+    put({g[0], g[0] + g[1], g[0] - g[1], -g[1]});
   }
 }
 
