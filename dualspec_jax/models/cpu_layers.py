@@ -35,8 +35,9 @@ _product.defvjp(lambda x, kernel: (_product(x, kernel), (x, kernel)), _product_b
 
 def product(x: Float[Array, "... c"], kernel: Float[Array, "c d"], rounded: bool = False) -> Float[Array, "... d"]:
     """Return x @ kernel, on a CPU with a faster gradient of it, if `rounded` with operands rounded to bfloat16."""
-    if rounded and x.size >= _MIN_ROWS * x.shape[-1] and convolution.fit(*kernel.shape):
-        return convolution.convolve(x, kernel, True)
+    kernels = rounded or (on_cpu(x.dtype) and convolution.can_multiply())
+    if kernels and x.size >= _MIN_ROWS * x.shape[-1] and convolution.fit(*kernel.shape):
+        return convolution.convolve(x, kernel, rounded)
     if not on_cpu(x.dtype):
         return jax.lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
     return _product(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], kernel.shape[-1])

@@ -122,10 +122,11 @@ ffi::Error attend(ffi::ThreadPool pool, Floats q, Floats k, Floats v, Result y, 
       };
       Wide largest = at(0, 0), total = {};
       for (int64_t chunk = 0; chunk < s.chunks(); ++chunk)
-        for (int half = 0; half < 2; ++half) largest = at(chunk, half) > largest ? at(chunk, half) : largest;
+        for (int half = 0; half < 2; ++half) largest = max(at(chunk, half), largest);
       const float most = _mm512_reduce_max_ps((__m512)largest);
       for (int64_t chunk = 0; chunk < s.chunks(); ++chunk) {
-        const Wide low = exponential((at(chunk, 0) - most) * s.scale()), high = exponential((at(chunk, 1) - most) * s.scale());
+        const auto weight = [&](int half) { return power_of_two((at(chunk, half) - most) * (s.scale() * kLog2E)); };
+        const Wide low = weight(0), high = weight(1);
         total += low + high;
         _mm512_storeu_si512(weights + (chunk * kBlock + i) * kBlock, halves((__m512)low, (__m512)high));
       }
@@ -189,7 +190,7 @@ ffi::Error attention_gradient(ffi::ThreadPool pool, Floats q, Floats k, Floats v
               float* weight = of_block[0] + i * kBlock + half * kTile;
               float* of_logit = of_block[1] + i * kBlock + half * kTile;
               const int64_t query = block * kBlock + i;
-              const Wide found = exponential(load_wide(weight) * s.scale() - log_sum[query]);
+              const Wide found = power_of_two(load_wide(weight) * (s.scale() * kLog2E) - log_sum[query] * kLog2E);
               rows[half] = found * (load_wide(of_logit) - means[query]) * s.scale();
               store(weight, found);
               store(of_logit, rows[half]);

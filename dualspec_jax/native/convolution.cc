@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "dense.h"
 #include "handlers.h"
 #include "memory.h"
 #include "products.h"
@@ -64,14 +65,20 @@ void convolve_squares(const Shape& s, const float* inputs, const float* kernel, 
   transform_output(sums, rows, s, first, y);
 }
 
-ffi::Error convolve(ffi::ThreadPool pool, Floats x, Floats kernel, Result y, bool turned) {
+ffi::Future convolve(ffi::ThreadPool pool, Floats x, Floats kernel, Result y, bool turned) {
+  const auto d = kernel.dimensions();
+  if (d.size() == 2) {  // x [..., C] times the kernel
+    const int64_t in = d[turned], out = d[!turned];
+    return multiply_dense(pool, x.element_count() / in, out, in, {x.typed_data(), in, false}, {kernel.typed_data(), d[1], turned},
+                   y->typed_data());
+  }
   const Shape s = shape_of(x, y->dimensions()[3]);
   // By the example, so that its result does not depend on what comes with it.
   if (s.bins % kTile != 0 || s.positions() <= std::min(s.in, s.out)) {
     by_squares(s, [&](const auto& squares) {
       squares.convolve(pool, x.typed_data(), kernel.typed_data(), turned, y->typed_data());
     });
-    return ffi::Error::Success();
+    return done();
   }
   const int64_t panels = s.out / kPanel, panel_size = kSix * kSix * s.apart();
   Block kernels(panels * panel_size);
@@ -87,15 +94,20 @@ ffi::Error convolve(ffi::ThreadPool pool, Floats x, Floats kernel, Result y, boo
       transform_tile(x.typed_data(), s, t, s.tile_size(), inputs + (t - first) * s.tile_size(), apart);
     convolve_squares(s, inputs, transformed, first, last, y->typed_data());
   });
-  return ffi::Error::Success();
+  return done();
 }
 
-// The gradient of the kernel, [3, 3, C, D].
-ffi::Error kernel_gradient(ffi::ThreadPool pool, Floats x, Floats gradient, Result result) {
+// The gradient of the kernel, [3, 3, C, D] or [C, D].
+ffi::Future kernel_gradient(ffi::ThreadPool pool, Floats x, Floats gradient, Result result) {
+  const auto d = result->dimensions();
+  if (d.size() == 2) {
+    return multiply_dense(pool, d[0], d[1], x.element_count() / d[0], {x.typed_data(), d[0], true},
+                   {gradient.typed_data(), d[1], false}, result->typed_data());
+  }
   by_squares(shape_of(x, gradient.dimensions()[3]), [&](const auto& squares) {
     squares.correlate(pool, x.typed_data(), gradient.typed_data(), result->typed_data());
   });
-  return ffi::Error::Success();
+  return done();
 }
 
 }  // namespace

@@ -54,12 +54,6 @@ def has_matrix_registers() -> bool:
     return _ask("dualspec_has_matrix_registers")
 
 
-@functools.cache
-def has_wide_vectors() -> bool:
-    """Return whether the kernels use vectors of 512 bits, as this processor has them."""
-    return _ask("dualspec_has_wide_vectors")
-
-
 def _ask(name: str) -> bool:
     if _library() is None:
         return False

@@ -27,6 +27,7 @@ void multiply(const float* const* a, int64_t step, int64_t far, const float* b, 
   for (int64_t u = 0; u < n_u; ++u) {
     const float* from[M];
     for (int m = 0; m < M; ++m) from[m] = a[m] + u * far;
+#pragma GCC unroll 4
     for (int64_t k = 0; k < n_k; ++k, b += kPanel) {
       Wide right[kVectors];
       for (int i = 0; i < kVectors; ++i) {

@@ -37,3 +37,32 @@ inline void parallel_for(xla::ffi::ThreadPool& pool, int64_t n, std::function<vo
   std::unique_lock<std::mutex> lock(shared->mutex);
   shared->all_done.wait(lock, [&] { return shared->done == n; });
 }
+
+inline xla::ffi::Future done() {
+  xla::ffi::Promise promise;
+  xla::ffi::Future future(promise);
+  promise.SetAvailable();
+  return future;
+}
+
+// Calls task(i) once for each i in [0, n), on threads of the pool; returns at once. All that the task needs is copied into it.
+inline xla::ffi::Future start_parallel(xla::ffi::ThreadPool& pool, int64_t n, std::function<void(int64_t)> task) {
+  struct Shared {
+    std::function<void(int64_t)> task;
+    int64_t n;
+    std::atomic<int64_t> next{0}, done{0};
+    xla::ffi::Promise promise;
+  };
+  auto shared = std::make_shared<Shared>();
+  shared->task = std::move(task);
+  shared->n = n;
+  xla::ffi::Future future(shared->promise);
+  for (int64_t worker = 0; worker < std::min<int64_t>(n, std::max<int64_t>(1, pool.num_threads())); ++worker)
+    pool.Schedule([shared] {
+      for (int64_t i; (i = shared->next.fetch_add(1)) < shared->n;) {
+        shared->task(i);
+        if (shared->done.fetch_add(1) + 1 == shared->n) shared->promise.SetAvailable();
+      }
+    });
+  return future;
+}

@@ -35,8 +35,11 @@ INLINE void store(float* p, V x) {
   __builtin_memcpy(p, &x, sizeof(x));
 }
 static INLINE Wide load_wide(const float* p) { return *reinterpret_cast<const LooseWide*>(p); }
+template <typename V>
+INLINE V max(V a, V b) {
+  return a > b ? a : b;
+}
 static INLINE Vec fill(float x) { return Vec{x, x, x, x, x, x, x, x}; }
-static INLINE Vec max(Vec a, Vec b) { return a > b ? a : b; }
 
 #define SHUFFLE __builtin_shufflevector
 static INLINE Vec reverse(Vec a) { return SHUFFLE(a, a, 7, 6, 5, 4, 3, 2, 1, 0); }
@@ -84,19 +87,20 @@ static INLINE Vec scaled_log(Vec x, float scale) {
   return p * f + __builtin_convertvector(exponent, Vec) * (scale * 0.69314718f);
 }
 
-// e^x for x up to 0; relative error below 2e-7, and not 0 but 1e-38 for the smallest.
-static INLINE Wide exponential(Wide x) {
+constexpr float kLog2E = 1.44269504f;
+
+// 2^x for x up to 0; relative error below 2e-7, and not 0 but 1e-38 for the smallest. The nearest integer goes to the
+// exponent, what is left into a polynomial, fitted for the smallest largest relative error.
+static INLINE Wide power_of_two(Wide x) {
   typedef int32_t Integers __attribute__((vector_size(sizeof(Wide))));
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: what is added to it becomes an integer
-  x = x > -87.0f ? x : Wide{} - 87.0f;
-  const Wide shifted = x * 1.44269504f + kRound, n = shifted - kRound;
-  const Wide r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  Wide p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
+  x = max(x, Wide{} - 125.0f);
+  const Wide shifted = x + kRound, r = x - (shifted - kRound);
+  Wide p = r * 1.326472719e-3f + 9.67151264e-3f;
+  p = p * r + 5.550733743e-2f;
+  p = p * r + 2.402224209e-1f;
+  p = p * r + 6.931469776e-1f;
+  p = p * r + 1.0f;
   const Integers bits = reinterpret_cast<Integers>(shifted) - 0x4b400000;
   return reinterpret_cast<Wide>(reinterpret_cast<Integers>(p) + (bits << 23));
 }

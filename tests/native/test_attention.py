@@ -42,7 +42,6 @@ def test_keeps_its_precision_at_large_logits():
 
 def test_layers_use_it_where_it_fits(monkeypatch):
     monkeypatch.setattr(library, "alone", lambda: True)
-    monkeypatch.setattr(library, "has_wide_vectors", lambda: True)
     monkeypatch.setattr(attention.os, "cpu_count", lambda: 4)
     assert attention.can_attend(2, 64, 2, 32)
     for other in ((1, 64, 3, 32), (2, 48, 2, 32), (2, 64, 2, 24)):
@@ -50,5 +49,5 @@ def test_layers_use_it_where_it_fits(monkeypatch):
     monkeypatch.setattr(attention, "attend", lambda q, k, v, rounded: "attend")
     q, k, v, _ = arrays(2, 64, 2, 32)
     assert cpu_layers.self_attention(q, k, v) == "attend"
-    monkeypatch.setattr(library, "has_wide_vectors", lambda: False)
+    monkeypatch.setattr(library, "alone", lambda: False)
     assert cpu_layers.self_attention(q, k, v).shape == q.shape

@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -55,3 +56,31 @@ def test_layers_use_it_where_it_fits(monkeypatch):
 def test_several_devices_take_the_forms_in_jax(monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 8)
     assert not library.alone()
+
+
+@needs_compiler
+@pytest.mark.parametrize("rows", [(32,), (2, 50), (3, 7, 30)], ids=str)
+@pytest.mark.parametrize("channels, outputs", [(48, 16), (16, 272), (528, 80)], ids=str)
+def test_products_agree_with_jax(rows, channels, outputs):
+    rng = np.random.default_rng(0)
+    normal = lambda *shape: rng.standard_normal(shape, np.float32)
+    x, kernel, gradient = normal(*rows, channels), normal(channels, outputs), normal(*rows, outputs)
+    out, back = jax.vjp(convolution.convolve, x, kernel)
+    expected, expected_back = jax.vjp(jnp.matmul, x, kernel)
+    for given, wanted in zip((out, *back(gradient)), (expected, *expected_back(gradient)), strict=True):
+        np.testing.assert_allclose(given, wanted, atol=1e-5 * np.std(wanted))
+
+
+@needs_compiler
+def test_products_run_beside_others_and_in_loops():
+    """The kernel hands its work to other threads and returns: what needs the result must still wait for it."""
+    x = np.random.default_rng(0).standard_normal((256, 64), np.float32)
+    kernels = np.random.default_rng(1).standard_normal((20, 64, 64), np.float32) / 8
+
+    run = jax.jit(
+        lambda x, product: jax.lax.scan(lambda x, w: (jnp.tanh(product(x, w) - product(x, w[::-1])), None), x, kernels)[
+            0
+        ],
+        static_argnums=1,
+    )
+    np.testing.assert_allclose(run(x, convolution.convolve), run(x, jnp.matmul), atol=1e-4)
