@@ -34,7 +34,7 @@ _product.defvjp(lambda x, kernel: (_product(x, kernel), (x, kernel)), _product_b
 
 
 def product(x: Float[Array, "... c"], kernel: Float[Array, "c d"], rounded: bool = False) -> Float[Array, "... d"]:
-    """Return x @ kernel, on a CPU with a faster gradient of it, if `rounded` with operands rounded to bfloat16."""
+    """Return x @ kernel, on a CPU by C++ or with a faster gradient of it, if `rounded` with operands in bfloat16."""
     kernels = rounded or (on_cpu(x.dtype) and convolution.can_multiply())
     if kernels and x.size >= _MIN_ROWS * x.shape[-1] and convolution.fit(*kernel.shape):
         return convolution.convolve(x, kernel, rounded)
@@ -163,7 +163,7 @@ def self_attention(
 ) -> Array:
     """Return softmax(q k^T / sqrt(D)) v, [B, N, H, D], by a kernel in C++, if `rounded` with operands in bfloat16.
 
-    Where that kernel is not the faster one, by products in float32.
+    Where there is no such kernel, or a core would have no head, by products in float32.
     """
     return attention.attend(q, k, v, rounded) if attention.can_attend(*q.shape) else attention_by_products(q, k, v)
 

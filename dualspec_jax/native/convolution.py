@@ -40,10 +40,10 @@ def fit(channels: int, outputs: int) -> bool:
 def convolve(
     x: Float[Array, "B t f c"], kernel: Float[Array, "3 3 c d"], rounded: bool = False
 ) -> Float[Array, "B t f d"]:
-    """Return x convolved with the kernel, zeros around; if `rounded` and the kernel is [c, d], x [..., c] times it.
+    """Return x convolved with the kernel, zeros around; if the kernel is [c, d], x [..., c] times it.
 
-    All arrays are float32, also in the gradient. Rounded, x, the kernel and the gradient of the result are rounded to
-    bfloat16 before they are multiplied, and the products are summed in float32, as a TPU does by default.
+    All arrays are float32, also in the gradient. If `rounded`, x, the kernel and the gradient of the result are rounded
+    to bfloat16 before they are multiplied, and the products are summed in float32, as a TPU does by default.
     """
     return _convolve(x, kernel, rounded, turned=False)
 
