@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from dualspec_jax.models.cpu import on_cpu
-from dualspec_jax.native import attention, convolution
+from dualspec_jax.native import attention, convolution, library
 
 _MIN_ROWS = 32  # of a product, for kernels that go by blocks of as many
 
@@ -35,7 +35,7 @@ _product.defvjp(lambda x, kernel: (_product(x, kernel), (x, kernel)), _product_b
 
 def product(x: Float[Array, "... c"], kernel: Float[Array, "c d"], rounded: bool = False) -> Float[Array, "... d"]:
     """Return x @ kernel, on a CPU by C++ or with a faster gradient of it, if `rounded` with operands in bfloat16."""
-    kernels = rounded or (on_cpu(x.dtype) and convolution.can_multiply())
+    kernels = rounded or (on_cpu(x.dtype) and library.alone())
     if kernels and x.size >= _MIN_ROWS * x.shape[-1] and convolution.fit(*kernel.shape):
         return convolution.convolve(x, kernel, rounded)
     if not on_cpu(x.dtype):

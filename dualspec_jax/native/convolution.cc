@@ -70,7 +70,7 @@ ffi::Future convolve(ffi::ThreadPool pool, Floats x, Floats kernel, Result y, bo
   if (d.size() == 2) {  // x [..., C] times the kernel
     const int64_t in = d[turned], out = d[!turned];
     return multiply_dense(pool, x.element_count() / in, out, in, {x.typed_data(), in, false}, {kernel.typed_data(), d[1], turned},
-                   y->typed_data());
+                          y->typed_data());
   }
   const Shape s = shape_of(x, y->dimensions()[3]);
   // By the example, so that its result does not depend on what comes with it.
@@ -100,10 +100,9 @@ ffi::Future convolve(ffi::ThreadPool pool, Floats x, Floats kernel, Result y, bo
 // The gradient of the kernel, [3, 3, C, D] or [C, D].
 ffi::Future kernel_gradient(ffi::ThreadPool pool, Floats x, Floats gradient, Result result) {
   const auto d = result->dimensions();
-  if (d.size() == 2) {
+  if (d.size() == 2)
     return multiply_dense(pool, d[0], d[1], x.element_count() / d[0], {x.typed_data(), d[0], true},
-                   {gradient.typed_data(), d[1], false}, result->typed_data());
-  }
+                          {gradient.typed_data(), d[1], false}, result->typed_data());
   by_squares(shape_of(x, gradient.dimensions()[3]), [&](const auto& squares) {
     squares.correlate(pool, x.typed_data(), gradient.typed_data(), result->typed_data());
   });

@@ -16,11 +16,6 @@ def can_convolve(frames: int, channels: int, outputs: int) -> bool:
     return frames % _TILE == 0 and fit(channels, outputs) and library.alone()
 
 
-def can_multiply() -> bool:
-    """Return whether `convolve` is there in float32 for products: with one device."""
-    return library.alone()
-
-
 def can_round() -> bool:
     """Return whether `convolve` is there in bfloat16: on processors that multiply in it, with one device."""
     return library.alone() and library.has_bfloat16()

@@ -38,6 +38,7 @@ inline void parallel_for(xla::ffi::ThreadPool& pool, int64_t n, std::function<vo
   shared->all_done.wait(lock, [&] { return shared->done == n; });
 }
 
+// What a handler returns that has done its work.
 inline xla::ffi::Future done() {
   xla::ffi::Promise promise;
   xla::ffi::Future future(promise);

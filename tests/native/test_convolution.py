@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualspec_jax.models import cpu, cpu_convolution
+from dualspec_jax.models import cpu, cpu_convolution, cpu_layers
 from dualspec_jax.native import convolution, library
 
 needs_compiler = pytest.mark.skipif(not convolution.library.available(), reason="needs a C++ compiler")
@@ -77,10 +77,19 @@ def test_products_run_beside_others_and_in_loops():
     x = np.random.default_rng(0).standard_normal((256, 64), np.float32)
     kernels = np.random.default_rng(1).standard_normal((20, 64, 64), np.float32) / 8
 
-    run = jax.jit(
-        lambda x, product: jax.lax.scan(lambda x, w: (jnp.tanh(product(x, w) - product(x, w[::-1])), None), x, kernels)[
-            0
-        ],
-        static_argnums=1,
-    )
-    np.testing.assert_allclose(run(x, convolution.convolve), run(x, jnp.matmul), atol=1e-4)
+    def run(product):
+        step = lambda x, kernel: (jnp.tanh(product(x, kernel) - product(x, kernel[::-1])), None)
+        return jax.jit(lambda x: jax.lax.scan(step, x, kernels)[0])(x)
+
+    np.testing.assert_allclose(run(convolution.convolve), run(jnp.matmul), atol=1e-4)
+
+
+def test_dense_layers_use_products_where_they_fit(monkeypatch):
+    monkeypatch.setattr(convolution, "convolve", lambda x, kernel, rounded: "kernel")
+    monkeypatch.setattr(library, "alone", lambda: True)
+    ones = lambda *shape: np.ones(shape, np.float32)
+    assert cpu_layers.product(ones(2, 16, 48), ones(48, 32)) == "kernel"
+    for x, kernel in ((ones(31, 48), ones(48, 32)), (ones(32, 40), ones(40, 32)), (ones(32, 48), ones(48, 24))):
+        np.testing.assert_allclose(cpu_layers.product(x, kernel), x @ kernel)
+    monkeypatch.setattr(library, "alone", lambda: False)
+    np.testing.assert_allclose(cpu_layers.product(ones(32, 48), ones(48, 32)), 48 * ones(32, 32))
