@@ -16,29 +16,35 @@ struct Matrix {
   bool turned;    // whether these rows are its columns
 };
 
-// Lines of W numbers, to[k * W + j] = from[k * apart + j]; there are n of them, of which `count` numbers each are copied.
+// Strips of W columns of the n rows `from`, `apart` from each other: to[s * to_apart + k * W + j] = from[k * apart + s * W + j]
+// for `count` columns. Row by row, since rows may be so far apart that few of them fit a cache at once. Writes up to seven
+// numbers more into each strip.
 template <int W>
-void pack(const float* from, int64_t apart, int64_t n, int64_t count, float* to) {
-  for (int64_t k = 0; k < n; ++k, from += apart, to += W)
-    if (count == W)
-      __builtin_memcpy(to, from, W * sizeof(float));
-    else
-      std::copy(from, from + count, to);
+void pack(const float* from, int64_t apart, int64_t n, int64_t count, float* to, int64_t to_apart) {
+  for (int64_t k = 0; k < n; ++k, from += apart, to += W) {
+    int64_t s = 0;
+    for (; s * W + (W + 7) / 8 * 8 <= count; ++s)
+      for (int64_t j = 0; j < W; j += 8) store(to + s * to_apart + j, load(from + s * W + j));
+    for (; s * W < count; ++s) std::copy(from + s * W, from + std::min(count, (s + 1) * W), to + s * to_apart);
+  }
 }
 
-// The same of a transposed matrix, to[k * W + j] = from[j * apart + k]; writes up to seven numbers more.
+// The same of a transposed matrix, to[s * to_apart + k * W + j] = from[(s * W + j) * apart + k].
 template <int W>
-void pack_transposed(const float* from, int64_t apart, int64_t n, int64_t count, float* to) {
-  int64_t k = 0;
-  for (; k + 8 <= n; k += 8)
-    for (int64_t j = 0; j < count; j += 8) {
-      Vec rows[8], columns[8];
-      for (int64_t i = 0; i < 8; ++i) rows[i] = load(from + std::min(j + i, count - 1) * apart + k);
-      transpose(rows, columns);
-      for (int i = 0; i < 8; ++i) store(to + (k + i) * W + j, columns[i]);
-    }
-  for (; k < n; ++k)
-    for (int64_t j = 0; j < count; ++j) to[k * W + j] = from[j * apart + k];
+void pack_transposed(const float* from, int64_t apart, int64_t n, int64_t count, float* to, int64_t to_apart) {
+  for (; count > 0; from += W * apart, count -= W, to += to_apart) {
+    const int64_t here = std::min<int64_t>(W, count);
+    int64_t k = 0;
+    for (; k + 8 <= n; k += 8)
+      for (int64_t j = 0; j < here; j += 8) {
+        Vec rows[8], columns[8];
+        for (int64_t i = 0; i < 8; ++i) rows[i] = load(from + std::min(j + i, here - 1) * apart + k);
+        transpose(rows, columns);
+        for (int i = 0; i < 8; ++i) store(to + (k + i) * W + j, columns[i]);
+      }
+    for (; k < n; ++k)
+      for (int64_t j = 0; j < here; ++j) to[k * W + j] = from[j * apart + k];
+  }
 }
 
 // M and N in parts, a task each.
@@ -60,7 +66,7 @@ class Parts {
 // N is a multiple of kPanel.
 inline xla::ffi::Future multiply_dense(xla::ffi::ThreadPool& pool, int64_t m, int64_t n, int64_t depth, Matrix a, Matrix b, float* c) {
   constexpr int64_t kMost = 256;                                      // of M and of N: what is packed stays in a second cache
-  const int64_t tasks = 4 * std::max<int64_t>(1, pool.num_threads());  // so many that all threads end together
+  const int64_t tasks = 2 * std::max<int64_t>(1, pool.num_threads());  // so many that all threads end together
   Parts down(m, kRows, kMost), across(n, kPanel, kMost);
   const Parts deep(depth, 8, 256);
   while (down.count() * across.count() < tasks && std::max(down.most(), across.most()) > kMost / 4)
@@ -76,20 +82,14 @@ inline xla::ffi::Future multiply_dense(xla::ffi::ThreadPool& pool, int64_t m, in
       const int64_t strip_apart = (kRows * d + 7) / 16 * 16 + 2 * kLine, panel_apart = kPanel * d + kLine;
       float* left = scratch(kept, strips * strip_apart + panels * panel_apart);
       float* right = left + strips * strip_apart;
-      for (int64_t s = 0; s < strips; ++s) {
-        const int64_t r = row + s * kRows, count = std::min<int64_t>(kRows, row + rows - r);
-        if (a.turned)
-          pack<kRows>(a.start + k * a.apart + r, a.apart, d, count, left + s * strip_apart);
-        else
-          pack_transposed<kRows>(a.start + r * a.apart + k, a.apart, d, count, left + s * strip_apart);
-      }
-      for (int64_t s = 0; s < panels; ++s) {
-        const int64_t r = column + s * kPanel;
-        if (b.turned)
-          pack_transposed<kPanel>(b.start + r * b.apart + k, b.apart, d, kPanel, right + s * panel_apart);
-        else
-          pack<kPanel>(b.start + k * b.apart + r, b.apart, d, kPanel, right + s * panel_apart);
-      }
+      if (a.turned)
+        pack<kRows>(a.start + k * a.apart + row, a.apart, d, rows, left, strip_apart);
+      else
+        pack_transposed<kRows>(a.start + row * a.apart + k, a.apart, d, rows, left, strip_apart);
+      if (b.turned)
+        pack_transposed<kPanel>(b.start + column * b.apart + k, b.apart, d, columns, right, panel_apart);
+      else
+        pack<kPanel>(b.start + k * b.apart + column, b.apart, d, columns, right, panel_apart);
       for_panels(panels, [&](int64_t panel, int64_t together) {
         for (int64_t s = 0; s < strips; ++s) {
           const int64_t count = std::min<int64_t>(kRows, rows - s * kRows);
