@@ -169,14 +169,17 @@ def jax_variant(config: ConfigDict, params: Any, data: dict[str, np.ndarray], dt
 
 
 def measure(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, dict[str, float]]:
-    """Return {name: {"first": seconds, "median": seconds}}, the calls taking turns."""
+    """Return {name: {"first": seconds, "median": seconds}}, the calls taking turns, without their first three.
+
+    In the second and third the heap that both share may still grow, whose pages the system clears: up to 3 s a call.
+    """
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(repeats + 1):
+    for _ in range(repeats + 3):
         for name, call in calls.items():
             start = time.perf_counter()
             call()
             times[name].append(time.perf_counter() - start)
-    return {name: {"first": t[0], "median": statistics.median(t[1:])} for name, t in times.items()}
+    return {name: {"first": t[0], "median": statistics.median(t[3:])} for name, t in times.items()}
 
 
 def flops_of(config: ConfigDict, batch: int) -> dict[str, float]:

@@ -55,7 +55,6 @@ class Parts {
   int64_t count() const { return (units_ - 1) / most_ + 1; }
   int64_t start(int64_t i) const { return std::min(n_, i * units_ / count() * unit_); }
   int64_t size(int64_t i) const { return start(i + 1) - start(i); }
-  bool can_halve() const { return most_ > 1; }
   void halve() { most_ /= 2; }
   int64_t most() const { return most_ * unit_; }
 

@@ -20,6 +20,8 @@ _TARGETS = (
     "dualspec_render",
     "dualspec_convolve",
     "dualspec_kernel_gradient",
+    "dualspec_gated_gelu",
+    "dualspec_gated_gelu_gradient",
     "dualspec_attend",
     "dualspec_attention_gradient",
     "dualspec_attend_bfloat16",

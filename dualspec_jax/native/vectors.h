@@ -105,6 +105,18 @@ static INLINE Wide power_of_two(Wide x) {
   return reinterpret_cast<Wide>(reinterpret_cast<Integers>(p) + (bits << 23));
 }
 
+// The part of a normal distribution below x, error below 2e-7; `bell` becomes exp(-x^2 / 2). A tail is bell times a polynomial of
+// t = 1 / (1 + 0.305 |x|), fitted for the smallest largest relative error.
+static INLINE Wide below(Wide x, Wide& bell) {
+  constexpr float kTerms[] = {3.669943660e-02f, -1.529893428e-01f, 1.857187003e-01f, -3.797848523e-02f, 1.210225523e-01f, 1.034206003e-01f, 1.224668622e-01f, 1.216397285e-01f};
+  const Wide size = max(x, -x), t = 1.0f / (1.0f + 0.305f * size);
+  bell = power_of_two(size * size * (-0.5f * kLog2E));
+  Wide p = Wide{} + kTerms[0];
+  for (int i = 1; i < 8; ++i) p = p * t + kTerms[i];
+  const Wide tail = p * t * bell;
+  return x > 0.0f ? 1.0f - tail : tail;
+}
+
 static INLINE float sum(Wide x) {
   float total = 0.0f;
   for (int i = 0; i < kWide; ++i) total += x[i];
