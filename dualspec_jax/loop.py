@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from dualspec_jax.checkpoint import BestCheckpoint, Checkpoints
+from dualspec_jax.lock import alone_in
 from dualspec_jax.metrics_log import Clock, MetricsLog, Window
 from dualspec_jax.models import cpu
 from dualspec_jax.optimizer import make_optimizer
@@ -42,13 +43,18 @@ def train(config: ConfigDict, task: Any, workdir: str | Path, stop_after: int | 
       stop_after: save and return after this many steps of this call; None = at the end.
 
     Raises:
-      ValueError: the data is empty, or a checkpoint was made with another config.
+      ValueError: the data is empty, a checkpoint was made with another config, or another process trains in the folder.
       FloatingPointError: a metric is not finite; the last checkpoint from before is kept.
     """
     if stop_after is not None and stop_after < 1:
         raise ValueError(f"stop_after = {stop_after}: must be at least 1")
-    c = config.train[task.name]
     folder = Path(workdir) / task.name
+    with alone_in(folder):
+        return _train(config, task, folder, stop_after)
+
+
+def _train(config: ConfigDict, task: Any, folder: Path, stop_after: int | None) -> TrainState:
+    c = config.train[task.name]
     tx, schedule = make_optimizer(c)
     mesh = mesh_of(config, task.name)
     init_key, base_key, eval_key = make_keys(config.seed)

@@ -13,6 +13,7 @@ import pytest
 from toy_task import NAME, toy_config, toy_task
 
 from dualspec_jax.checkpoint import latest_step
+from dualspec_jax.lock import alone_in
 from dualspec_jax.loop import move_position, train
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -191,6 +192,15 @@ def test_training_data_that_ends_is_an_error(tmp_path):
 def test_task_without_pictures(tmp_path):
     train(toy_config(steps=1), toy_task()._replace(pictures=None), tmp_path)
     assert not (tmp_path / NAME / "pictures").exists()
+
+
+def test_second_run_in_a_folder_is_refused_and_a_later_one_is_not(tmp_path):
+    folder = tmp_path / NAME
+    with alone_in(folder):
+        with pytest.raises(ValueError, match=f"{folder}: another process"):
+            train(toy_config(steps=1), toy_task(), tmp_path)
+        assert [path.name for path in folder.iterdir()] == ["lock"]
+    assert int(train(toy_config(steps=1), toy_task(), tmp_path).step) == 1
 
 
 def test_stop_after_must_be_positive(tmp_path):
