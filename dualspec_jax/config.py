@@ -1,6 +1,6 @@
 """Declare every field of an experiment with its default; `config_rules` checks them."""
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 TASKS = (
     "mel_vae", "mel_decoder", "stft_vae", "stft_decoder", "vocoder", "text_encoder", "reader", "event_guide",
@@ -181,7 +181,7 @@ def default() -> ConfigDict:
             schedule="cosine",  # cosine | scaled_linear
             num_steps=1000,
             prediction="v",  # v | eps
-            min_snr_gamma=None,  # Hang et al. 2023; None = plain loss
+            min_snr_gamma=config_dict.placeholder(float),  # Hang et al. 2023; None = plain loss
             mel_weight=1.0,  # of the Mel latents in the loss
             stft_weight=0.5,
             null_prob=0.1,  # captions replaced by ""
@@ -237,7 +237,7 @@ def default() -> ConfigDict:
     )
     c.mesh = ConfigDict(
         dict(
-            data=None,  # devices along this axis; None = all that the other two leave
+            data=config_dict.placeholder(int),  # devices along this axis; None = all that the other two leave
             fsdp=1,  # parameters, averages and optimizer state are split over these devices, and the batch too
             tensor=1,  # matrices are split over these devices, the batch is not
             min_shard_size=2**16,  # elements; smaller arrays cost more to gather than to keep everywhere

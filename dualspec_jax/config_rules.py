@@ -28,7 +28,9 @@ def validate(config: ConfigDict) -> None:
         a.n_frames,
         f"n_samples // hop_length = {a.n_samples // a.hop_length}",
     )
-    need(config.data.label_cap >= 0, "data.label_cap", config.data.label_cap, "at least 0")
+    need(0 <= config.seed < 2**31, "seed", config.seed, "in [0, 2^31)")
+    for field in ("label_cap", "num_threads", "prefetch"):
+        need(config.data[field] >= 0, f"data.{field}", config.data[field], "at least 0")
     need(
         _named_weights(config.data.label_factors),
         "data.label_factors",
@@ -107,6 +109,8 @@ def validate(config: ConfigDict) -> None:
     d = config.diffusion
     need(d.schedule in ("cosine", "scaled_linear"), "diffusion.schedule", d.schedule, "cosine or scaled_linear")
     need(d.prediction in ("v", "eps"), "diffusion.prediction", d.prediction, "v or eps")
+    gamma = d.min_snr_gamma
+    need(gamma is None or gamma > 0, "diffusion.min_snr_gamma", gamma, "None or positive")
     need(d.num_steps >= 2, "diffusion.num_steps", d.num_steps, "at least 2")
     drops = d.null_prob + d.direction_free_prob + d.event_free_prob
     need(0 <= drops <= 1, "diffusion.null_prob", d.null_prob, "null, direction-free and event-free add up to at most 1")
@@ -146,8 +150,13 @@ def validate(config: ConfigDict) -> None:
         t = config.train[task]
         need(t.batch_size >= 1, f"train.{task}.batch_size", t.batch_size, "at least 1")
         need(t.steps >= 1, f"train.{task}.steps", t.steps, "at least 1")
-        need(t.lr > 0, f"train.{task}.lr", t.lr, "positive")
-        need(0 <= t.ema_decay < 1, f"train.{task}.ema_decay", t.ema_decay, "in [0, 1)")
+        for field in ("lr", "grad_clip"):
+            need(0 < t[field] < math.inf, f"train.{task}.{field}", t[field], "positive and finite")
+        for field in ("b1", "b2", "ema_decay"):
+            need(0 <= t[field] < 1, f"train.{task}.{field}", t[field], "in [0, 1)")
+        for field in ("warmup_steps", "weight_decay"):
+            need(0 <= t[field] < math.inf, f"train.{task}.{field}", t[field], "0 or more, and finite")
+        need(0 <= t.final_lr_ratio <= 1, f"train.{task}.final_lr_ratio", t.final_lr_ratio, "in [0, 1]")
         need(t.dtype in ("float32", "bfloat16"), f"train.{task}.dtype", t.dtype, "float32 or bfloat16")
         whole = t.accumulate >= 1 and t.batch_size % t.accumulate == 0
         need(whole, f"train.{task}.accumulate", t.accumulate, f"divides train.{task}.batch_size = {t.batch_size}")

@@ -122,12 +122,13 @@ def diffusion_task(config: ConfigDict, workdir: Path) -> Task:
             "azimuth_deg": batch["azimuth_deg"],
             "has_azimuth": batch["has_azimuth"],
         }
+        n = len(batch["latent"])
         null = condition | {
-            "text_emb": text_features(empty_ids, empty_mask),
-            "text_mask": empty_mask,
-            "has_azimuth": jnp.zeros(PICTURES, bool),
+            "text_emb": text_features(empty_ids[:n], empty_mask[:n]),
+            "text_mask": empty_mask[:n],
+            "has_azimuth": jnp.zeros(n, bool),
         }
-        keys = jax.random.split(key, PICTURES)
+        keys = jax.random.split(key, n)
         noise = jax.random.normal(key, batch["latent"].shape)
         denoiser = lambda x, t, **c: model.network.apply({"params": params}, x, t, **c)
         guided = guide(denoiser, condition, null, scale)
@@ -139,6 +140,6 @@ def diffusion_task(config: ConfigDict, workdir: Path) -> Task:
     def pictures(params, batch, key):
         first = {name: value[:PICTURES] for name, value in batch.items()}
         output = np.asarray(sample_mel(params, encoder_params, mel_params, first, key))
-        return {f"sample_{i}": spectrogram_image(output[i]) for i in range(PICTURES)}
+        return {f"sample_{i}": spectrogram_image(mel) for i, mel in enumerate(output)}
 
     return Task("diffusion", model.init, model.loss_fn, eval_fn, batches, pictures, (encoder_params,), loss_of_metrics)

@@ -10,7 +10,7 @@ import jax
 
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Hold <folder>/lock, in a folder made if need be, while the context lasts; free when the process ends, even killed.
+    """Hold <folder>/lock while the context lasts; the folder is made. It is free when the process ends, even killed.
 
     Of several processes of one run, the first holds it. On a file system without locks nothing is kept out.
 

@@ -5,7 +5,9 @@ predicted step time and MFU, and on which chips it fits. `--out plan.png` draws 
 
 * Temporary memory (activations) is what XLA's CPU compiler allocates; where it computes bfloat16 in float32, that is up
   to twice what an accelerator needs.
-* Communication is the bytes of the collectives in the compiled program, ring algorithms, not overlapped with anything.
+* Communication is the bytes of the collectives in the compiled program, ring algorithms, over all links of a chip, not
+  overlapped with anything. XLA's CPU compiler sums split gradients by all-reduce; those of GPUs and TPUs may take
+  reduce-scatter, half the bytes. Between nodes of eight GPUs it goes over their network.
 * Matrix units run at `--efficiency` of their peak when they run.
 """
 
@@ -18,10 +20,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from dualspec_jax.chips import CHIPS
+from dualspec_jax.chips import CHIPS, NODE
 from dualspec_jax.command_line import run
 from dualspec_jax.config_rules import validate
 
@@ -40,12 +43,16 @@ def _bytes_of(shapes: str) -> int:
     return total
 
 
-def _group_size(line: str, devices: int) -> int:
-    listed = re.search(r"replica_groups=\{\{([\d,]+)\}", line)
+def _groups(line: str, devices: int) -> np.ndarray:
+    """Return the devices of each group, [groups, size]."""
+    iota = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line)
+    if iota:
+        shape, dims, order = ([int(n) for n in part.split(",")] if part else None for part in iota.groups())
+        return np.arange(math.prod(dims)).reshape(dims).transpose(order).reshape(shape)
+    listed = re.search(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{}]+\})\}", line)
     if listed:
-        return listed.group(1).count(",") + 1
-    iota = re.search(r"replica_groups=\[\d+,(\d+)\]", line)
-    return int(iota.group(1)) if iota else devices
+        return np.array([[int(n) for n in group.split(",")] for group in re.findall(r"\{([\d,]+)\}", listed.group(1))])
+    return np.arange(devices)[None]
 
 
 def _sent(kind: str, result: int, group: int) -> float:
@@ -60,8 +67,12 @@ def _sent(kind: str, result: int, group: int) -> float:
     }[kind]
 
 
-def collective_bytes(hlo: str, devices: int) -> dict[str, float]:
-    """Return {kind: bytes that one device sends} of a compiled program; the body of a loop counts once per turn."""
+def collective_bytes(hlo: str, devices: int, across: int = 1) -> dict[str, float]:
+    """Return {kind: bytes that one device sends} of a compiled program; the body of a loop counts once per turn.
+
+    Args:
+      across: only of collectives that leave a block of so many devices, which stand one after the other.
+    """
     own: dict[str, list[tuple[str, float]]] = defaultdict(list)
     calls: dict[str, list[tuple[str, int]]] = defaultdict(list)
     entry = name = ""
@@ -73,9 +84,9 @@ def collective_bytes(hlo: str, devices: int) -> dict[str, float]:
             continue
         found = _INSTRUCTION.search(line)
         if found:
-            own[name].append(
-                (found.group(2), _sent(found.group(2), _bytes_of(found.group(1)), _group_size(line, devices)))
-            )
+            groups = _groups(line, devices)
+            if (groups // across != groups[:, :1] // across).any():
+                own[name].append((found.group(2), _sent(found.group(2), _bytes_of(found.group(1)), groups.shape[1])))
             continue
         turns = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
         calls[name] += [(called, int(turns.group(1)) if turns else 1) for called in _CALLED.findall(line)]
@@ -97,7 +108,8 @@ def make_plan(config: ConfigDict, task: str, mesh_shape: tuple[int | None, int, 
 
     Returns: parameters, devices, mesh; flops of one step (`model`, `with_recomputation`), of the whole batch; bytes on
     one device (`params`, `ema_params`, `opt_state`, `frozen`, `batch`, `temporary`; `arguments` as the compiler counts
-    them); `sent`: {collective: bytes that one device sends in a step}; the seconds it took to compile.
+    them); `sent`: {collective: bytes that one device sends in a step}; `sent_between_nodes`: those of collectives that
+    leave a node of eight; `dtype`; the seconds it took to compile.
 
     Raises:
       ValueError: the mesh does not fit the devices or the batch; unknown task.
@@ -120,6 +132,9 @@ def make_plan(config: ConfigDict, task: str, mesh_shape: tuple[int | None, int, 
     c = config.train[task]
     data, fsdp, tensor = mesh_shape
     mesh = make_mesh(c.batch_size // c.accumulate, fsdp, tensor, data=data)
+    if data is None and mesh.size != jax.device_count():
+        n, at_once = jax.device_count(), f"train.{task}.batch_size / accumulate = {c.batch_size // c.accumulate}"
+        raise ValueError(f"--devices={n}: {at_once} must be a multiple of data * fsdp = {n // tensor}")
     wrap = lambda fn: with_whole_weights(fn, mesh, config.mesh.min_shard_size)
     _, step, (state, batch, key, *frozen) = abstract_step(config, task, wrap)
     where = infer_sharding((state, tuple(frozen)), mesh, config.mesh.min_shard_size)
@@ -141,7 +156,7 @@ def make_plan(config: ConfigDict, task: str, mesh_shape: tuple[int | None, int, 
         lowered = jitted.lower(state, batch, key, *frozen)
     compiled = lowered.compile(compiler_options=options)
     seconds = time.perf_counter() - start
-    memory = compiled.memory_analysis()
+    memory, hlo = compiled.memory_analysis(), compiled.as_text()
     parts = {name: bytes_per_device(getattr(state, name)) for name in ("params", "ema_params", "opt_state")}
     parts |= {"frozen": bytes_per_device(frozen), "batch": bytes_per_device(batch)}
     return {
@@ -150,25 +165,29 @@ def make_plan(config: ConfigDict, task: str, mesh_shape: tuple[int | None, int, 
         "devices": mesh.size,
         "mesh": dict(mesh.shape),
         "batch_size": c.batch_size,
+        "dtype": c.dtype,
         "flops": {"model": step_flops(config, task), "with_recomputation": step_flops(config, task, c.remat)},
         "bytes": parts | {"temporary": memory.temp_size_in_bytes, "arguments": memory.argument_size_in_bytes},
-        "sent": collective_bytes(compiled.as_text(), mesh.size),
+        "sent": collective_bytes(hlo, mesh.size),
+        "sent_between_nodes": sum(collective_bytes(hlo, mesh.size, across=NODE).values()),
         "compile_seconds": seconds,
     }
 
 
 def predict(plan: dict[str, Any], chip: str, efficiency: float) -> dict[str, float]:
-    """Return seconds of a step (`compute`, `memory`: reading and writing the state, `communication`, `step`), `mfu`,
-    and `used`, the fraction of the chip's memory."""
+    """Return seconds of a step (`compute`, `memory`: reading and writing the state, `communication`, `step`), `mfu` of
+    the peak for the plan's dtype, and `used`, the fraction of the chip's memory."""
     c, b = CHIPS[chip], plan["bytes"]
     state = b["params"] + b["ema_params"] + b["opt_state"]
+    peak = c.float32 if plan["dtype"] == "float32" else c.flops
+    sent, far = sum(plan["sent"].values()), plan["sent_between_nodes"] if c.network else 0.0
     seconds = {
-        "compute": plan["flops"]["with_recomputation"] / plan["devices"] / (c.flops * efficiency),
+        "compute": plan["flops"]["with_recomputation"] / plan["devices"] / (peak * efficiency),
         "memory": 2 * state / c.bandwidth,
-        "communication": sum(plan["sent"].values()) / c.link,
+        "communication": (sent - far) / c.link + (far / c.network if far else 0.0),
     }
     step = sum(seconds.values())
-    mfu = plan["flops"]["model"] / plan["devices"] / c.flops / step
+    mfu = plan["flops"]["model"] / plan["devices"] / peak / step
     return seconds | {"step": step, "mfu": mfu, "used": (b["arguments"] + b["temporary"]) / c.memory}
 
 
@@ -184,7 +203,7 @@ def report(plan: dict[str, Any], chip: str, efficiency: float) -> str:
         f"  {'together':12s}{gb(b['arguments'] + b['temporary'])}",
         "sent by one device in a step:",
         *(f"  {kind:20s}{gb(sent)}" for kind, sent in plan["sent"].items()),
-        f"on {plan['devices']} x {chip}, matrix units at {efficiency:.0%} of their peak:",
+        f"on {plan['devices']} x {chip}, matrix units at {efficiency:.0%} of their peak in {plan['dtype']}:",
         *(f"  {name:14s}{1e3 * p[name]:9.2f} ms" for name in ("compute", "memory", "communication", "step")),
         f"  MFU {p['mfu']:.1%}, {plan['batch_size'] / p['step']:.1f} examples/s",
     ]
@@ -249,8 +268,14 @@ def main(argv: list[str]) -> None:
     shape = parse_mesh(given.mesh) if given.mesh else (m.data, m.fsdp, m.tensor)
     if given.mesh and math.prod(shape) != given.devices:
         raise ValueError(f"--mesh={given.mesh}: its product must be --devices={given.devices}")
-    if given.out and not Path(given.out).absolute().parent.is_dir():
-        raise ValueError(f"--out={given.out}: its folder does not exist")
+    if not 0.01 <= given.efficiency <= 1.0:  # also not a number
+        raise ValueError(f"--efficiency={given.efficiency}: must be in [0.01, 1]")
+    for name, suffix in (("out", ".png"), ("json", "")):
+        path = Path(given[name].value or f"plan{suffix}").absolute()
+        if not path.parent.is_dir():
+            raise ValueError(f"--{name}={path}: its folder does not exist")
+        if path.is_dir() or not path.name.endswith(suffix):
+            raise ValueError(f"--{name}={path}: must be a file{f' named *{suffix}' if suffix else ''}")
     os.environ["JAX_PLATFORMS"] = "cpu"  # before JAX is imported
     count = f"--xla_force_host_platform_device_count={given.devices}"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {count}".strip()
@@ -272,7 +297,7 @@ if __name__ == "__main__":
     flags.DEFINE_integer("devices", 8, "How many.", lower_bound=1)
     flags.DEFINE_string("mesh", None, "DATAxFSDPxTENSOR; default: that of the config.")
     flags.DEFINE_enum("chip", "v5e", list(CHIPS), "What to predict for.")
-    flags.DEFINE_float("efficiency", 0.6, "Fraction of the peak that matrix units reach.", 0.01, 1.0)
+    flags.DEFINE_float("efficiency", 0.6, "Fraction of the peak that matrix units reach.")
     flags.DEFINE_string("out", None, "PNG to draw.")
     flags.DEFINE_string("json", None, "File to write the numbers to.")
     run(main)

@@ -29,7 +29,7 @@ def make_mesh(
     devices.
 
     Args:
-      batch_size: examples of a batch, in all processes together (of one part, where gradients are accumulated).
+      batch_size: examples of a batch, in all processes together (of one of its parts, where gradients are accumulated).
       fsdp, tensor: devices along these axes.
       devices: default: all of them.
       data: devices along this axis; None = all the others. On a single process, the first ones are taken.

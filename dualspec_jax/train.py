@@ -33,8 +33,6 @@ def main(argv: list[str]) -> None:
     if not _WORKDIR.value:
         raise ValueError("--workdir is required")
     workdir = Path(_WORKDIR.value).absolute()
-    if not workdir.parent.is_dir():
-        raise ValueError(f"--workdir={_WORKDIR.value}: the folder {workdir.parent} does not exist")
     if workdir.exists() and not workdir.is_dir():
         raise ValueError(f"--workdir={_WORKDIR.value}: is not a folder")
     validate(_CONFIG.value)

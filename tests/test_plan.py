@@ -42,6 +42,13 @@ def test_collectives_are_counted_by_hand():
     }
 
 
+def test_collectives_between_nodes_are_those_whose_groups_leave_a_block():
+    assert collective_bytes(HLO, 4, across=4) == {}
+    assert collective_bytes(HLO, 4, across=2) == {"all-gather": 3 * 0.75 * 8 * 4 * 4, "reduce-scatter": 3 * 2 * 4}
+    strided = HLO.replace("[2,2]<=[4]", "[2,2]<=[2,2]T(1,0)")  # {0, 2} and {1, 3}
+    assert collective_bytes(strided, 4, across=2)["all-reduce"] == collective_bytes(HLO, 4)["all-reduce"]
+
+
 def a_plan(temporary=10e9):
     parts = {"params": 2e9, "ema_params": 2e9, "opt_state": 4e9, "frozen": 1e9, "batch": 1e6, "temporary": temporary}
     return {
@@ -53,6 +60,8 @@ def a_plan(temporary=10e9):
         "flops": {"model": 6e14, "with_recomputation": 8e14},
         "bytes": parts | {"arguments": 9e9},
         "sent": {"all-gather": 2e9},
+        "sent_between_nodes": 5e8,
+        "dtype": "bfloat16",
     }
 
 
@@ -64,6 +73,17 @@ def test_prediction_is_the_sum_of_its_parts():
     assert p["step"] == pytest.approx(p["compute"] + p["memory"] + p["communication"])
     assert p["mfu"] == pytest.approx(6e14 / 8 / 197e12 / p["step"]) and p["mfu"] < 0.5
     assert p["used"] == pytest.approx(19e9 / 16e9)
+
+
+def test_between_nodes_of_gpus_it_goes_over_their_network():
+    assert predict(a_plan(), "H100", 0.5)["communication"] == pytest.approx(1.5e9 / 450e9 + 5e8 / 50e9)
+
+
+def test_float32_has_a_peak_of_its_own():
+    p = predict(a_plan() | {"dtype": "float32"}, "H100", 0.5)
+    assert p["compute"] == pytest.approx(8e14 / 8 / (494e12 * 0.5))
+    assert p["mfu"] == pytest.approx(6e14 / 8 / 494e12 / p["step"])
+    assert "peak in float32" in report(a_plan() | {"dtype": "float32"}, "H100", 0.5)
 
 
 def test_report_says_where_it_runs_out_of_memory():
@@ -90,6 +110,14 @@ def plan(*arguments):
         ((), "--config is required"),
         (("--config=configs/embedded.py", "--mesh=2x2x2", "--devices=4"), "its product must be --devices=4"),
         (("--config=configs/embedded.py", "--task=classifier"), "--task=classifier: must be one of"),
+        (
+            ("--config=configs/embedded.py", "--devices=3"),
+            "--devices=3: train.diffusion.batch_size / accumulate = 16 must be a multiple of data * fsdp = 3",
+        ),
+        (("--config=configs/embedded.py", "--efficiency=nan"), "--efficiency=nan: must be in [0.01, 1]"),
+        (("--config=configs/embedded.py", "--out=plan.pdf"), "plan.pdf: must be a file named *.png"),
+        (("--config=configs/embedded.py", "--json=tests"), "tests: must be a file"),
+        (("--config=configs/embedded.py", "--json=no/plan.json"), "no/plan.json: its folder does not exist"),
     ],
 )
 def test_mistake_is_one_line_and_exit_2(arguments, message):
