@@ -6,7 +6,9 @@ is complete, so a run that is killed leaves no half checkpoint behind. The state
 <workdir>/<task>/best, in the same form.
 """
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -107,20 +109,20 @@ class Checkpoints:
         """Restore the newest checkpoint onto the shardings of `abstract_state`; None when there is none.
 
         Raises:
-          ValueError: it was made with another config or task; the message lists the fields that differ. The number
-            of steps, the learning rate, and what only concerns logging, saving or reading speed may change.
+          ValueError: it cannot be read, or was made with another config or task; the message lists the fields that
+            differ. The number of steps, the learning rate, and what only concerns logging, saving or reading speed
+            may change.
         """
         step = self._manager.latest_step()
         if step is None:
             return None
+        where = Path(self._manager.directory) / str(step)
         json_items = {name: ocp.args.JsonRestore() for name in ("position", "rng", "config")}
-        saved = self._manager.restore(step, args=ocp.args.Composite(**json_items))
-        differences = config_differences(saved["config"], {"task": self._task, "config": self._config})
-        if differences:
-            where = self._manager.directory / str(step)
-            rule = "take another workdir, or undo"
-            raise ValueError(f"checkpoint {where} was made with another config; {rule}: {'; '.join(differences)}")
-        state = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state)))
+        with _reading(where):
+            saved = self._manager.restore(step, args=ocp.args.Composite(**json_items))
+        _check_config(where, saved["config"], self._config, self._task)
+        with _reading(where):
+            state = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state)))
         key_data = jnp.asarray(saved["rng"]["key_data"], jnp.uint32)
         key = jax.random.wrap_key_data(key_data, impl=saved["rng"]["impl"])
         return Restored(state["state"], saved["position"], key)
@@ -130,9 +132,13 @@ class Checkpoints:
         for later in [n for n in self._manager.all_steps() if n >= step]:
             self._manager.delete(later)
 
-    def close(self) -> None:
+    def wait(self) -> None:
         """Wait until everything is on disk."""
         self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Wait until everything is on disk, and end the threads."""
+        self.wait()
         self._manager.close()
 
 
@@ -141,6 +147,9 @@ class BestCheckpoint:
 
     Attributes:
       error: of the one that is kept; infinite when there is none.
+
+    Raises:
+      ValueError: the one there cannot be read, or was made with another config.
     """
 
     def __init__(self, folder: Path, config: ConfigDict, task: str):
@@ -149,8 +158,11 @@ class BestCheckpoint:
         step = latest_step(self._folder)
         self.error = float("inf")
         if step is not None:
-            path = self._folder / FOLDER / str(step) / "position" / "metadata"
-            self.error = json.loads(path.read_text())["error"]
+            path = self._folder / FOLDER / str(step)
+            with _reading(path):
+                self.error = json.loads((path / "position" / "metadata").read_text())["error"]
+                saved = json.loads((path / "config" / "metadata").read_text())
+            _check_config(path, saved, json.loads(json.dumps(config.to_dict())), task)
 
     def offer(self, step: int, state: Any, error: float, key: jax.Array) -> None:
         """Keep this state if its error is lower than that of the one that is kept."""
@@ -162,10 +174,32 @@ class BestCheckpoint:
         self._checkpoints.delete_from(step)  # left by a run that went further and was resumed from before
         self._checkpoints.save(step, state, {"iterator": None, "window": None, "error": error}, key)
 
-    def close(self) -> None:
+    def wait(self) -> None:
         """Wait until it is on disk."""
         if self._checkpoints is not None:
+            self._checkpoints.wait()
+
+    def close(self) -> None:
+        """Wait until it is on disk, and end the threads."""
+        if self._checkpoints is not None:
             self._checkpoints.close()
+
+
+@contextlib.contextmanager
+def _reading(where: Path) -> Iterator[None]:
+    """Whatever Orbax raises at a damaged checkpoint becomes a ValueError that names it."""
+    try:
+        yield
+    except Exception as e:
+        said = f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}"
+        raise ValueError(f"checkpoint {where} cannot be read; delete it to go on without it ({said})") from e
+
+
+def _check_config(where: Path, saved: dict[str, Any], config: dict[str, Any], task: str) -> None:
+    differences = config_differences(saved, {"task": task, "config": config})
+    if differences:
+        rule = "take another workdir, or undo"
+        raise ValueError(f"checkpoint {where} was made with another config; {rule}: {'; '.join(differences)}")
 
 
 def config_differences(saved: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
@@ -237,7 +271,7 @@ def load_params(workdir_task: str | Path, which: str = "ema_params") -> tuple[An
       which: `ema_params` (averaged) or `params`.
 
     Raises:
-      ValueError: unknown `which`, or no checkpoint there.
+      ValueError: unknown `which`, no checkpoint there, or one that cannot be read.
     """
     if which not in ("ema_params", "params"):
         raise ValueError(f"which = {which!r}: must be 'ema_params' or 'params'")
@@ -246,14 +280,15 @@ def load_params(workdir_task: str | Path, which: str = "ema_params") -> tuple[An
         raise ValueError(f"no checkpoint in {Path(workdir_task) / FOLDER}")
     path = (Path(workdir_task) / FOLDER / str(step)).absolute()
     handler = ocp.PyTreeCheckpointHandler()
-    tree = handler.metadata(path / "state").tree[which]
-    args = ocp.args.PyTreeRestore(
-        item={which: jax.tree.map(lambda _: 0, tree)},
-        restore_args={which: jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)},
-        partial_restore=True,
-    )
-    params = jax.tree.map(jnp.asarray, handler.restore(path / "state", args=args)[which])
-    saved = json.loads((path / "config" / "metadata").read_text())
+    with _reading(path):
+        tree = handler.metadata(path / "state").tree[which]
+        args = ocp.args.PyTreeRestore(
+            item={which: jax.tree.map(lambda _: 0, tree)},
+            restore_args={which: jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)},
+            partial_restore=True,
+        )
+        params = jax.tree.map(jnp.asarray, handler.restore(path / "state", args=args)[which])
+        saved = json.loads((path / "config" / "metadata").read_text())
     config = _with_defaults(saved["config"])
     return params, ConfigDict({name: _tuples(value) for name, value in config.items()}).lock()
 

@@ -25,6 +25,8 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         except OSError as e:
             _fail(e, 1 if e.errno == errno.ENOSPC else 2)  # config_flags reports a config file it cannot load as this
         except ValueError as e:
+            if "No space left on device" in str(e):  # of TensorStore, which writes checkpoints
+                _fail(OSError(errno.ENOSPC, "No space left on device"), 1)
             if not _is_message(e):
                 raise
             _fail(e, 2)

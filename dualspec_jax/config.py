@@ -52,7 +52,7 @@ def default() -> ConfigDict:
             source="features",  # features (of the data set; cached latents for diffusion) | render (on the device)
             clip_bank="",  # folder of `data.clip_bank`, for source = render
             head="",  # HRTF file for source = render; "" = $DUALSPEC_DATA/hrtf/*.sofa, or a spherical head
-            num_workers=0,  # processes that make batches; 0 = threads of this one
+            num_workers=0,  # processes that make batches, the same for a whole run; 0 = threads of this one
             mirror=0.0,  # share of the VAEs' training scenes whose ears are swapped
             mix=(),  # further data sets with their weights: (("builder/config:version", 0.5), ...); data.dataset has 1
         )

@@ -43,7 +43,8 @@ def train(config: ConfigDict, task: Any, workdir: str | Path, stop_after: int | 
       stop_after: save and return after this many steps of this call; None = at the end.
 
     Raises:
-      ValueError: the data is empty, a checkpoint was made with another config, or another process trains in the folder.
+      ValueError: the data is empty, a checkpoint cannot be read or was made with another config, or another process
+        trains in the folder.
       FloatingPointError: a metric is not finite; the last checkpoint from before is kept.
     """
     if stop_after is not None and stop_after < 1:
@@ -87,9 +88,12 @@ def _train(config: ConfigDict, task: Any, folder: Path, stop_after: int | None) 
         state, base_key = restored.state, restored.key
         step, window = int(state.step), Window(restored.position["window"])
         if restored.position["iterator"] is not None:  # None: parameters of elsewhere, no batch was read yet
+            check_workers(restored.position.get("workers", config.feeding.num_workers), config.feeding.num_workers)
             batches.set_state(move_position(restored.position["iterator"], restored.position.get("hosts", 1), share[1]))
     last = c.steps if stop_after is None else min(c.steps, step + stop_after)
     log = MetricsLog(folder, step, write=jax.process_index() == 0)
+    if step in log.evaluated and task.error is not None:  # killed while the best state was written?
+        best.offer(step, state, task.error(log.evaluated[step]), base_key)
     clock = Clock()
     pending = None  # (step, metrics) dispatched last and not yet looked at
 
@@ -132,7 +136,9 @@ def _train(config: ConfigDict, task: Any, folder: Path, stop_after: int | None) 
                 if step > 0 and (saving or evaluating):
                     fetch()
                     if saving:
+                        best.wait()  # else a run that goes on from here might miss it
                         position = {"iterator": batches.get_state(), "hosts": share[1], "window": window.sums}
+                        position["workers"] = config.feeding.num_workers
                         checkpoints.save(step, state, position, base_key)
                     if evaluating and not interrupted:
                         metrics, first = evaluate(config, task, eval_fn, state, mesh, eval_key, frozen, signals)
@@ -180,6 +186,12 @@ def move_position(state: Any, before: int, now: int) -> Any:
         rule = f"with worker processes, a run goes on with the number of hosts it was saved with, {before}"
         raise ValueError(f"hosts = {now}: {rule}")
     return {"next_index": state["next_index"] * before // now}
+
+
+def check_workers(before: int, now: int) -> None:
+    """Raise ValueError if a run that was read by `before` worker processes is to go on with another number."""
+    if before != now:
+        raise ValueError(f"feeding.num_workers = {now}: a run goes on with the number that it was saved with, {before}")
 
 
 def make_keys(seed: int) -> jax.Array:

@@ -66,7 +66,7 @@ class MetricsLog:
     names under `valid/`. The first `steps_per_s` of a run counts compilation. What is not finite is written as null.
 
     Attributes:
-      evaluated: steps that have a validation line.
+      evaluated: {step: its validation metrics}, those of before too; NaN for what was not finite.
 
     Args:
       folder: <workdir>/<task>.
@@ -77,7 +77,7 @@ class MetricsLog:
     def __init__(self, folder: Path, step: int, write: bool = True):
         path = folder / "metrics.jsonl"
         lines = _read_lines(path, step)
-        self.evaluated = {line["step"] for line in lines if any(name.startswith("valid/") for name in line)}
+        self.evaluated = {line["step"]: found for line in lines if (found := _validation(line))}
         self._file = self._events = None
         if write:
             from tensorboardX import SummaryWriter
@@ -96,7 +96,7 @@ class MetricsLog:
     def valid(self, step: int, metrics: dict[str, float]) -> None:
         """Write a line of validation metrics."""
         self._write(step, {f"valid/{name}": value for name, value in metrics.items()})
-        self.evaluated.add(step)
+        self.evaluated[step] = metrics
 
     def _write(self, step: int, metrics: dict[str, float]) -> None:
         if self._file is None:
@@ -112,6 +112,11 @@ class MetricsLog:
         if self._file is not None:
             self._file.close()
             self._events.close()
+
+
+def _validation(line: dict[str, Any]) -> dict[str, float]:
+    names = [name for name in line if name.startswith("valid/")]
+    return {name.removeprefix("valid/"): math.nan if line[name] is None else line[name] for name in names}
 
 
 def _read_lines(path: Path, step: int) -> list[dict[str, Any]]:

@@ -11,7 +11,9 @@ _AGREE_EVERY = 10  # steps between two looks at the other processes; each one wa
 
 
 class StopSignals:
-    """Context in which SIGTERM and SIGINT are noted; a second one has its usual effect.
+    """Context in which SIGTERM and SIGINT are noted; after the first, SIGINT has its usual effect, SIGTERM none.
+
+    Schedulers may send SIGTERM to a process and to its group; the second one must not end the save.
 
     Outside the main thread, where Python allows no handlers, nothing is noted.
 
@@ -35,8 +37,8 @@ class StopSignals:
 
     def _note(self, number: int, frame: Any) -> None:
         self.number = number
-        for n in self._previous:
-            signal.signal(n, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     @property
     def at_once(self) -> bool:

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -136,6 +137,44 @@ def test_best_is_replaced_by_lower_errors_only(tmp_path):
     assert offer({4: 0.3}) == 0.25 and latest_step(tmp_path / "best") == 2
     assert offer({1: 0.125}) == 0.25 and latest_step(tmp_path / "best") == 1  # a run that was resumed from before
     np.testing.assert_array_equal(load_params(tmp_path / "best", "params")[0]["dense"]["kernel"], 1.0)
+
+
+def test_best_of_another_config_is_refused(tmp_path):
+    best = BestCheckpoint(tmp_path, config_lib.default(), "mel_vae")
+    best.offer(1, _state(), 0.5, jax.random.key(0))
+    best.close()
+    config = config_lib.default()
+    config.train.mel_vae.batch_size = 8
+    with pytest.raises(ValueError, match="best/checkpoints/1 was made with another config.*batch_size: checkpoint 16"):
+        BestCheckpoint(tmp_path, config, "mel_vae")
+
+
+@pytest.mark.parametrize("damage", ["empty", "no state", "short state", "no json", "no position"])
+def test_damaged_checkpoint_is_named(tmp_path, damage):
+    _save(tmp_path, steps=(1, 2))
+    path = tmp_path / "checkpoints" / "2"
+    if damage == "short state":
+        for file in (path / "state").rglob("*"):
+            if file.is_file():
+                file.write_bytes(file.read_bytes()[:10])
+    elif damage == "no json":
+        (path / "config" / "metadata").write_text("")
+    else:
+        for item in path.iterdir() if damage == "empty" else [path / damage.removeprefix("no ")]:
+            shutil.rmtree(item) if item.is_dir() else item.unlink()
+    with pytest.raises(ValueError, match=f"checkpoint {path} cannot be read; delete it"):
+        _restore(tmp_path)
+    if damage != "no position":  # of no use there
+        with pytest.raises(ValueError, match=f"checkpoint {path} cannot be read; delete it"):
+            load_params(tmp_path)
+    shutil.rmtree(path)
+    assert int(_restore(tmp_path).state.params["dense"]["kernel"][0, 0]) == 1
+
+
+def test_damaged_best_checkpoint_is_named(tmp_path):
+    (tmp_path / "best" / "checkpoints" / "9").mkdir(parents=True)
+    with pytest.raises(ValueError, match="best/checkpoints/9 cannot be read; delete it"):
+        BestCheckpoint(tmp_path, config_lib.default(), "mel_vae")
 
 
 def test_half_written_checkpoint_is_ignored_and_removed(tmp_path):

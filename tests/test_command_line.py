@@ -25,6 +25,11 @@ def _run(body):
         ("raise ValueError('field = 3:\\n  too small')", 2, "error: field = 3: too small\n"),
         ("open('/nonexistent/x')", 2, "error: [Errno 2] No such file or directory: '/nonexistent/x'\n"),
         ("raise FloatingPointError('loss = nan at step 5')", 1, "error: loss = nan at step 5\n"),
+        (
+            "raise ValueError('RESOURCE_EXHAUSTED: Error writing: No space left on device [os_error_code=28]')",
+            1,
+            "error: [Errno 28] No space left on device\n",
+        ),
         ("raise KeyboardInterrupt", 130, ""),
         ("sys.exit(143)", 143, ""),
         ("return None", 0, ""),

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from toy_task import NAME, toy_config, toy_task
 from dualspec_jax.checkpoint import latest_step
 from dualspec_jax.lock import alone_in
 from dualspec_jax.loop import move_position, train
+from dualspec_jax.signals import StopSignals
 
 ROOT = Path(__file__).resolve().parents[1]
 CLOCKS = ("time", "steps_per_s", "data_wait")  # what may differ between two equal runs
@@ -252,6 +254,31 @@ def test_signal_stops_at_once_and_a_resumed_run_misses_nothing(tmp_path, straigh
     assert not any("valid/mse" in line for line in _lines(tmp_path)), "it must not evaluate after the signal"
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     _assert_same_run((train(toy_config(), toy_task(), tmp_path), tmp_path), straight)
+
+
+def test_second_sigterm_does_not_end_the_save_and_a_later_sigint_does():
+    with StopSignals() as signals:
+        for _ in range(3):
+            signal.raise_signal(signal.SIGTERM)
+        assert signals.number == signal.SIGTERM
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+
+
+def test_best_state_that_was_not_written_in_time_is_written_by_the_resumed_run(tmp_path):
+    train(toy_config(), toy_task(), tmp_path, stop_after=4)
+    best = tmp_path / NAME / "best"
+    assert latest_step(best) == 4
+    shutil.rmtree(best)  # as after a kill while it was written
+    train(toy_config(), toy_task(), tmp_path, stop_after=1)
+    assert latest_step(best) == 4
+
+
+def test_number_of_worker_processes_may_not_change(tmp_path):
+    train(toy_config(), toy_task(), tmp_path, stop_after=2)
+    config = toy_config()
+    config.feeding.num_workers = 1
+    with pytest.raises(ValueError, match="feeding.num_workers = 1: .* saved with, 0"):
+        train(config, toy_task(), tmp_path)
 
 
 def _start(workdir, *arguments, devices=4):

@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 from tensorboardX.proto.event_pb2 import Event
@@ -41,10 +42,11 @@ def test_lines_after_the_restored_step_are_removed(tmp_path):
     log = MetricsLog(tmp_path, 0)
     for step in (1, 2, 3):
         log.train(step, {"loss": 1.0})
-        log.valid(step, {"loss": 1.0})
+        log.valid(step, {"loss": 1.0, "error": math.nan})
     log.close()
     log = MetricsLog(tmp_path, 2)
-    assert log.evaluated == {1, 2}
+    assert sorted(log.evaluated) == [1, 2]
+    assert log.evaluated[2]["loss"] == 1.0 and math.isnan(log.evaluated[2]["error"])
     log.train(3, {"loss": 2.0})
     log.close()
     assert _steps(tmp_path) == [1, 1, 2, 2, 3]

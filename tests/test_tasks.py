@@ -87,6 +87,13 @@ def test_each_task_logs_finite_losses_and_draws(workdir):
         assert list((workdir / task / "pictures").glob("*_2.png"))
 
 
+def test_fewer_clips_than_pictures_are_drawn_too(config, workdir):
+    task = make_task(config, "diffusion", workdir)
+    batch = next(iter(task.make_batches("valid", False, 0)))
+    two = {name: value[:2] for name, value in batch.items()}
+    assert sorted(task.pictures(load_params(workdir / "diffusion")[0], two, jax.random.key(0))) == ["sample_0", "sample_1"]
+
+
 def test_latents_are_the_encoders_and_encoding_again_changes_nothing(config, workdir):
     folder = workdir / "latents" / "train"
     latents = np.load(folder / "latents-00000.npy")
