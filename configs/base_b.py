@@ -1,5 +1,6 @@
 """B: base with another width of the U-Net, and FLAN-T5-base.
 
+U-Net: 314.8 M parameters, 1.06e14 FLOPs in a step of 256 (`python -m dualspec_jax.sizes`).
 Command: python -m dualspec_jax.train --config configs/base_b.py --task diffusion --workdir runs/base_b
 Hardware: as configs/base.py.
 """

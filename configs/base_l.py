@@ -1,5 +1,6 @@
 """Large: base with another width of the U-Net, and FLAN-T5-large.
 
+U-Net: 559.5 M parameters, 1.87e14 FLOPs in a step of 256 (`python -m dualspec_jax.sizes`).
 Command: python -m dualspec_jax.train --config configs/base_l.py --task diffusion --workdir runs/base_l
 Hardware: as configs/base.py.
 """

@@ -10,6 +10,7 @@ import pytest
 from dualspec_jax import config, networks
 from dualspec_jax.bundle import PARTS
 from dualspec_jax.config_rules import validate
+from dualspec_jax.sizes import table
 
 FILES = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 
@@ -29,6 +30,18 @@ def test_there_are_configs():
 def test_docstring_says_how_to_run_it(path):
     doc = load(path).__doc__
     assert "Command:" in doc and "Hardware:" in doc
+
+
+COUNTED = [pytest.param(path, marks=pytest.mark.slow if path.stem.startswith("base") else ()) for path in FILES]
+
+
+@pytest.mark.parametrize("path", COUNTED, ids=lambda path: path.stem)
+def test_docstring_has_the_counts(path):
+    module = load(path)
+    row = table(module.get_config(), ("diffusion",)).splitlines()[-1]
+    parameters, batch, flops = [cell.strip() for cell in row.split("|")[2:5]]
+    line = f"U-Net: {parameters} parameters, {flops.replace('e+', 'e')} FLOPs in a step of {batch} (`python -m "
+    assert f"{line}dualspec_jax.sizes" in module.__doc__
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -91,7 +91,8 @@ def test_fewer_clips_than_pictures_are_drawn_too(config, workdir):
     task = make_task(config, "diffusion", workdir)
     batch = next(iter(task.make_batches("valid", False, 0)))
     two = {name: value[:2] for name, value in batch.items()}
-    assert sorted(task.pictures(load_params(workdir / "diffusion")[0], two, jax.random.key(0))) == ["sample_0", "sample_1"]
+    pictures = task.pictures(load_params(workdir / "diffusion")[0], two, jax.random.key(0))
+    assert sorted(pictures) == ["sample_0", "sample_1"]
 
 
 def test_latents_are_the_encoders_and_encoding_again_changes_nothing(config, workdir):
