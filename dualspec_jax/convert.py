@@ -2,7 +2,7 @@
 
 The source is a local folder of diffusers (VAE, U-Net) or transformers (T5). The result is a checkpoint of step 0 in
 <workdir>/<task>: training goes on from it, and a part that is not trained is used as it is. With a T5, its
-`tokenizer.json` becomes <workdir>/tokenizer.json.
+`tokenizer.json` becomes <workdir>/tokenizer.json; the data set is built before, for its labels size the caption heads.
 """
 
 import shutil
@@ -19,7 +19,8 @@ def convert_to_checkpoint(config: ConfigDict, task: str, source: Path, workdir: 
     """Write <workdir>/<task>/checkpoints/0; return the numbers of converted and of fresh parameters.
 
     Raises:
-      ValueError: unknown task, a source that does not fit the config, or a checkpoint or tokenizer that is there.
+      ValueError: a task that no public model has, a source that does not fit the config, or a checkpoint or tokenizer
+        that is there.
     """
     import jax
     import jax.numpy as jnp
@@ -27,17 +28,27 @@ def convert_to_checkpoint(config: ConfigDict, task: str, source: Path, workdir: 
     from dualspec_jax import pretrained
     from dualspec_jax.checkpoint import latest_step
     from dualspec_jax.loop import make_keys, save_start
+    from dualspec_jax.scene_source import known_labels
     from dualspec_jax.tasks import make_model
+    from dualspec_jax.text_task import text_encoder_model
+    from dualspec_jax.tokenizer import load_tokenizer
 
-    model = make_model(config, task)
+    if task not in pretrained.TASKS:
+        raise ValueError(f"task = {task!r}: must be one of {', '.join(pretrained.TASKS)}")
     if latest_step(workdir / task) is not None:
         raise ValueError(f"workdir = {str(workdir)!r}: has a checkpoint of {task} already; choose another")
     tokenizer = workdir / "tokenizer.json"
     if task == "text_encoder":
-        if not (source / "tokenizer.json").is_file():
-            raise ValueError(f"source = {str(source)!r}: no tokenizer.json there")
         if tokenizer.exists():
             raise ValueError(f"workdir = {str(workdir)!r}: has a tokenizer.json already; choose another")
+        tokens, rows = load_tokenizer(source / "tokenizer.json").vocab_size, config.text.vocab_size
+        if tokens > rows:
+            raise ValueError(f"config.text.vocab_size = {rows}: the source's tokenizer.json has {tokens} tokens")
+        model = text_encoder_model(config, len(known_labels(config, config.data.data_dir or workdir / "tfds")))
+    else:
+        model = make_model(config, task)
+    if task == "diffusion":
+        pretrained.check_scheduler(config, source)
     init_key = make_keys(config.seed)[0]
     abstract = jax.eval_shape(model.init, init_key)
     leaves, tree = jax.tree.flatten(abstract)
@@ -66,6 +77,9 @@ def main(argv: list[str]) -> None:
     workdir = Path(given.workdir).absolute()
     converted, fresh = convert_to_checkpoint(given.config, given.task, Path(given.source), workdir)
     print(f"{workdir / given.task}: {converted} parameters converted, {fresh} start fresh")
+    if given.task in ("mel_vae", "stft_vae"):
+        v = given.config[given.task]
+        print(f"config.{given.task}: the source must know inputs less {v.input_mean}, divided by {v.input_std}")
 
 
 if __name__ == "__main__":

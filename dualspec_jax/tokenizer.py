@@ -31,7 +31,7 @@ class Tokenizer:
 
 
 def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
-    """Load a tokenizer.json.
+    """Load a tokenizer.json, without the padding and truncation that transformers stores there after use.
 
     Raises:
       ValueError: the file is missing, broken, or lacks the tokens <pad> and </s>.
@@ -47,6 +47,8 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
         raise ValueError(f"tokenizer = {str(path)!r}: not a tokenizer.json ({e})") from e
     if tokenizer.pad_id is None or tokenizer.end_id is None:
         raise ValueError(f"tokenizer = {str(path)!r}: lacks the tokens {PAD} and {END}")
+    tokenizer.backend.no_padding()
+    tokenizer.backend.no_truncation()
     return tokenizer
 
 

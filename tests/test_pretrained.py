@@ -3,6 +3,7 @@
 Needs the extra `parity` (torch, diffusers, transformers); the tests that need none of them are at the end.
 """
 
+import inspect
 import json
 import os
 import subprocess
@@ -15,13 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from tiny import tiny_config
+from safetensors.numpy import save_file
+from tiny import tiny_config, tiny_tokenizer
 
 from dualspec_jax import networks, pretrained
 from dualspec_jax.checkpoint import latest_step, load_params
 from dualspec_jax.convert import convert_to_checkpoint
 from dualspec_jax.diffusion.schedule import make_alpha_bar
 from dualspec_jax.diffusion.solvers import sample_latent, trailing_timesteps
+from dualspec_jax.scene_source import known_labels
 from dualspec_jax.tasks import make_model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -127,6 +130,9 @@ def test_unet_is_that_of_diffusers_and_widening_keeps_the_first_latents(config, 
     wide = apply_unet(config, params, x, t, text, mask)
     report("U-Net", wide[..., :have], channels_last(theirs))
     np.testing.assert_array_equal(wide[..., have:], 0.0)
+    config = config.copy_and_resolve_references()
+    config.unet.condition_rows = True
+    assert converted(config, "diffusion", tmp_path / "unet")["condition_rows"] == {"kernel": None, "bias": None}
 
 
 @pytest.mark.slow
@@ -202,15 +208,20 @@ def test_text_encoder_is_that_of_transformers_and_starts_a_workdir(config, tmp_p
     model = perturbed(torch, model_class(config_class(**fields, feed_forward_proj="gated-gelu")))
     source = tmp_path / "t5"
     model.save_pretrained(source)
-    (source / "tokenizer.json").write_text("{}")
+    tiny_tokenizer(config).backend.save(str(source / "tokenizer.json"))
     ids = np.random.default_rng(0).integers(3, t.vocab_size, (2, t.max_length)).astype(np.int32)
     mask = np.arange(t.max_length) < np.array([[9], [t.max_length]])
     with torch.no_grad():
         theirs = model(torch.from_numpy(ids).long(), attention_mask=torch.from_numpy(mask)).last_hidden_state.numpy()
+    labels = tmp_path / "work" / "tfds" / config.data.dataset.replace(":", "/") / "label_index.labels.txt"
+    labels.parent.mkdir(parents=True)
+    labels.write_text("espresso machine\n")  # a data set with a label of its own
     number, fresh = convert_to_checkpoint(config, "text_encoder", source, tmp_path / "work")
     params, _ = load_params(tmp_path / "work" / "text_encoder")
     ours = jax.jit(networks.make_text_encoder(t).apply)({"params": params["encoder"]}, ids, mask)
     report("T5 encoder", np.asarray(ours)[mask], theirs[mask])
+    assert params["heads"]["label"]["bias"].size == len(known_labels(config, tmp_path / "work" / "tfds"))
+    assert params["heads"]["label"]["bias"].size > len(known_labels(config, tmp_path / "none"))
     assert number == sum(p.numel() for p in model.parameters()) and fresh > 0
     assert latest_step(tmp_path / "work" / "text_encoder") == 0 and (tmp_path / "work" / "tokenizer.json").exists()
     with pytest.raises(ValueError, match="has a checkpoint of text_encoder already"):
@@ -219,13 +230,25 @@ def test_text_encoder_is_that_of_transformers_and_starts_a_workdir(config, tmp_p
     other.text.num_heads = 1
     with pytest.raises(ValueError, match="num_heads: source 2, config needs 1"):
         convert_to_checkpoint(other, "text_encoder", source, tmp_path / "other")
+    other = config.copy_and_resolve_references()
+    other.text.vocab_size = 400
+    with pytest.raises(ValueError, match=r"text\.vocab_size = 400: the source's tokenizer\.json has"):
+        convert_to_checkpoint(other, "text_encoder", source, tmp_path / "other")
+    other = config.copy_and_resolve_references()
+    other.text.event_codes = 300
+    encoder = converted(other, "text_encoder", source)["encoder"]
+    assert encoder["event_table"] is None and encoder["event"] == {"kernel": None, "bias": None}
+    (source / "tokenizer.json").write_text("{broken")
+    with pytest.raises(ValueError, match=r"not a tokenizer\.json"):
+        convert_to_checkpoint(config, "text_encoder", source, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize("prediction", ["v", "eps"])
 @pytest.mark.parametrize("eta", [0.0, 1.0])
-def test_ddim_is_that_of_diffusers(eta, prediction):
+@pytest.mark.parametrize("steps", [1, 4, 7, 10, 50])
+def test_ddim_is_that_of_diffusers(steps, eta, prediction):
     torch, scheduler_class = need("diffusers", "DDIMScheduler")
-    steps = 10
     scheduler = scheduler_class(
         num_train_timesteps=1000,
         beta_start=0.00085,
@@ -245,11 +268,14 @@ def test_ddim_is_that_of_diffusers(eta, prediction):
     for index, t in enumerate(scheduler.timesteps):
         fresh = jax.vmap(lambda key, i=index: jax.random.normal(jax.random.fold_in(key, i), noise.shape[1:]))(keys)
         fresh = torch.from_numpy(np.array(fresh)) if eta else None
+        if 1000 % steps:  # it goes to t - 1000 // steps, which is not its next timestep then
+            after = scheduler.timesteps[index + 1] if index + 1 < steps else -1
+            scheduler.register_to_config(num_train_timesteps=int(t - after) * steps)
         x = scheduler.step(denoiser(x, t), t, x, eta=eta, variance_noise=fresh).prev_sample
     batched = lambda x, t: denoiser(x, t[:, None, None, None])
     alpha_bar = make_alpha_bar("scaled_linear", 1000)
     ours = sample_latent(batched, noise, keys, alpha_bar, steps=steps, eta=eta, prediction=prediction)
-    report(f"DDIM, eta {eta:g}, {prediction}", ours, x.numpy())
+    report(f"DDIM, {steps} steps, eta {eta:g}, {prediction}", ours, x.numpy())
 
 
 def test_widening_by_repeats_keeps_the_sum_over_equal_inputs():
@@ -277,6 +303,17 @@ def test_widening_refuses_what_does_not_fit(shape, repeat, message):
         pretrained.widen(np.zeros((3, 3, 2, 5)), shape, inputs=True, repeat=repeat)
 
 
+def test_widening_error_names_the_tensor(config):
+    source = {"in_channels": 1, "out_channels": 1, "layers_per_block": 2, "norm_num_groups": 4}
+    source |= {"block_out_channels": [8, 16], "down_block_types": ["DownEncoderBlock2D"] * 2}
+    source |= {"up_block_types": ["UpDecoderBlock2D"] * 2}
+    model = make_model(config, "mel_vae")
+    abstract = {"encoder": {"conv_in": jax.eval_shape(model.init, jax.random.key(0))["encoder"]["conv_in"]}}
+    tensors = {"encoder.conv_in.weight": np.ones((8, 3, 3, 3)), "encoder.conv_in.bias": np.ones(8)}
+    with pytest.raises(ValueError, match=r"source tensor encoder\.conv_in\.weight: shape = "):
+        pretrained.convert(config, "mel_vae", abstract, source, tensors)
+
+
 def test_folder_without_safetensors_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"no config\.json"):
         pretrained.read_folder(tmp_path)
@@ -289,6 +326,149 @@ def test_folder_without_safetensors_is_refused(tmp_path):
         pretrained.read_folder(tmp_path)
 
 
+@pytest.mark.parametrize("content", [b"{broken", b'{"a": "\xe9"}', b"[]"])
+def test_broken_json_is_named(tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"source file .*config\.json': (not JSON|must be a JSON object)"):
+        pretrained.read_folder(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors.index.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"source file .*index\.json'"):
+        pretrained.read_folder(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"index\.json': weight_map must name"):
+        pretrained.read_folder(tmp_path)
+
+
+def test_pipeline_names_its_folders_and_half_precision_is_read(tmp_path):
+    folder = tmp_path / "vae"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    save_file({"x": np.ones(2, np.float16)}, folder / "diffusion_pytorch_model.fp16.safetensors")
+    with pytest.raises(ValueError, match=r"no config\.json there; choose one of its folders vae"):
+        pretrained.read_folder(tmp_path)
+    _, tensors = pretrained.read_folder(folder)
+    assert tensors["x"].dtype == np.float32 and tensors["x"].tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [(np.array([1.0, np.nan], np.float32), "x: has values that are not finite"), (np.ones(2, np.int8), "x: int8")],
+)
+def test_tensor_that_is_no_weight_is_named(tmp_path, value, message):
+    (tmp_path / "config.json").write_text("{}")
+    save_file({"x": value}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=f"source tensor {message}"):
+        pretrained.read_folder(tmp_path)
+
+
+@pytest.mark.parametrize("task", ["vocoder", "reader", "mel_decoder", "nope"])
+def test_task_without_public_weights_is_refused(config, tmp_path, task):
+    with pytest.raises(ValueError, match="must be one of diffusion, mel_vae, stft_vae, text_encoder"):
+        convert_to_checkpoint(config, task, tmp_path, tmp_path / "work")
+
+
+# Fields that change nothing, only training, or nothing without another one that is compared; and those of a wrong width
+# are found by the tensors' shapes.
+HARMLESS = {
+    *("sample_size", "dropout", "use_linear_projection", "upcast_attention", "addition_time_embed_dim"),
+    *("time_embedding_dim", "projection_class_embeddings_input_dim", "class_embeddings_concat"),
+    *("addition_embed_type_num_heads", "scaling_factor", "shift_factor", "latents_mean", "latents_std", "force_upcast"),
+}
+
+
+@pytest.mark.parametrize("name", ["UNet2DConditionModel", "AutoencoderKL", "DDIMScheduler"])
+def test_defaults_are_those_of_diffusers(name):
+    _, model_class = need("diffusers", name)
+    theirs = {key: p.default for key, p in inspect.signature(model_class).parameters.items()}
+    theirs = json.loads(json.dumps(theirs))
+    ours = pretrained._DEFAULTS["Scheduler" if "Scheduler" in name else name]
+    assert {key: theirs[key] for key in ours} == ours
+    if "Scheduler" not in name:
+        assert set(theirs) == set(ours) | HARMLESS & set(theirs)
+
+
+def test_defaults_are_those_of_transformers():
+    _, config_class = need("transformers", "T5Config")
+    ours = pretrained._DEFAULTS["T5EncoderModel"]
+    theirs = config_class().to_dict()
+    follow = ("dense_act_fn", "is_gated_act")
+    assert {key: theirs[key] for key in ours if key not in follow} == {k: ours[k] for k in ours if k not in follow}
+    gated = config_class(feed_forward_proj="gated-gelu")
+    assert [getattr(gated, key) for key in follow] == [ours[key] for key in follow]
+
+
+def fitting(config):
+    """Return the fields of a U-Net's config.json that config needs and that are no defaults."""
+    u, width = config.unet, config.mel_vae.latent_channels
+    return {
+        "in_channels": width,
+        "out_channels": width,
+        "block_out_channels": list(u.channels),
+        "layers_per_block": [u.layers_per_block] * 3,
+        "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
+        "cross_attention_dim": [config.text.d_model] * 3,
+        "transformer_layers_per_block": [1, 1, 1],
+        "attention_head_dim": [2, 4, 4],
+        "norm_num_groups": u.norm_groups,
+    }
+
+
+def test_equal_values_for_all_levels_are_one(config):
+    pretrained.check_source(config, "diffusion", fitting(config))
+    pretrained.check_source(config, "diffusion", fitting(config) | {"mid_block_only_cross_attention": False})
+    with pytest.raises(ValueError, match=r"layers_per_block: source \[1, 2, 1\]"):
+        pretrained.check_source(config, "diffusion", fitting(config) | {"layers_per_block": [1, 2, 1]})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("_class_name", "AutoencoderKL"), ("center_input_sample", True), ("mid_block_scale_factor", 2.0)),
+        *(("only_cross_attention", True), ("time_embedding_act_fn", "silu"), ("timestep_post_act", "silu")),
+        *(("time_embedding_type", "fourier"), ("dual_cross_attention", True), ("downsample_padding", 0)),
+        *(("conv_in_kernel", 5), ("encoder_hid_dim", 8), ("in_channels", 3), ("out_channels", 8)),
+        *(("attention_head_dim", None), ("norm_num_groups", None)),
+    ],
+)
+def test_field_that_changes_the_output_is_refused(config, field, value):
+    source = fitting(config) | {field: value}
+    if value is None:  # left out: the library's default
+        del source[field]
+    name = {"attention_head_dim": "attention heads"}.get(field, field)
+    with pytest.raises(ValueError, match=f"config's diffusion: {name}: source [^;]*$"):
+        pretrained.check_source(config, "diffusion", source)
+
+
+@pytest.mark.parametrize(("task", "field"), [("diffusion", "unet"), ("mel_vae", "mel_vae")])
+def test_patch_is_refused(config, task, field):
+    config = config.copy_and_resolve_references()
+    config[field].patch = (2, 2)
+    with pytest.raises(ValueError, match=rf"config\.{field}\.patch = \(2, 2\): must be \(1, 1\)"):
+        pretrained.check_source(config, task, {})
+
+
+def test_scheduler_beside_the_unet_must_fit(config, tmp_path):
+    pretrained.check_scheduler(config, tmp_path / "unet")  # none there
+    (tmp_path / "scheduler").mkdir()
+    config = config.copy_and_resolve_references()
+    config.diffusion.update(schedule="scaled_linear", prediction="eps")
+    fits = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "prediction_type": "epsilon"}
+    file = tmp_path / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(fits))
+    pretrained.check_scheduler(config, tmp_path / "unet")
+    config.diffusion.prediction = "v"
+    with pytest.raises(ValueError, match="prediction_type: source 'epsilon', config needs 'v_prediction'; set config"):
+        pretrained.check_scheduler(config, tmp_path / "unet")
+    file.write_text("{}")
+    with pytest.raises(ValueError, match=r"beta_start: source 0\.0001.*beta_schedule: source 'linear'"):
+        convert_to_checkpoint(config, "diffusion", tmp_path / "unet", tmp_path / "work")
+    file.write_text(json.dumps({"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}))
+    config.diffusion.schedule = "cosine"
+    pretrained.check_scheduler(config, tmp_path / "unet")
+
+
 @pytest.mark.parametrize(
     ("task", "source", "message"),
     [
@@ -296,6 +476,10 @@ def test_folder_without_safetensors_is_refused(tmp_path):
         ("diffusion", {"attention_head_dim": 8}, r"attention heads: source \[8, 8, 8\], config needs \[2, 4, 4\]"),
         ("diffusion", {"class_embed_type": "simple_projection"}, "class_embed_type"),
         ("mel_vae", {"latent_channels": 3}, "latent_channels: source 3, config needs 4"),
+        ("mel_vae", {}, "norm_num_groups: source 32, config needs 4"),
+        ("mel_vae", {"in_channels": 1, "out_channels": 2}, "out_channels: source 2, config needs 1"),
+        ("text_encoder", {"layer_norm_epsilon": 1e-5}, "layer_norm_epsilon: source 1e-05, config needs 1e-06"),
+        ("text_encoder", {"dense_act_fn": "relu"}, "dense_act_fn"),
         ("text_encoder", {"feed_forward_proj": "relu"}, "feed_forward_proj"),
     ],
 )

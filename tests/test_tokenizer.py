@@ -50,6 +50,16 @@ def test_saved_tokenizer_is_the_same(tokenizer, tmp_path):
     assert np.array_equal(again.encode_batch(TEXTS[:3], 20)[0], tokenizer.encode_batch(TEXTS[:3], 20)[0])
 
 
+def test_stored_padding_and_truncation_are_ignored(tokenizer, tmp_path):
+    backend = type(tokenizer.backend).from_str(tokenizer.backend.to_str())
+    backend.enable_padding(length=20, pad_id=tokenizer.pad_id, pad_token="<pad>")
+    backend.enable_truncation(4)
+    backend.save(str(tmp_path / "t.json"))
+    again = load_tokenizer(tmp_path / "t.json")
+    assert again.count(TEXTS[0]) == tokenizer.count(TEXTS[0])
+    assert np.array_equal(again.encode_batch(TEXTS[:3], 24)[0], tokenizer.encode_batch(TEXTS[:3], 24)[0])
+
+
 def test_missing_broken_and_foreign_files_are_named(tmp_path):
     with pytest.raises(ValueError, match="no such file"):
         load_tokenizer(tmp_path / "t.json")
