@@ -39,6 +39,8 @@ def validate(config: ConfigDict) -> None:
     )
     need(a.n_bins == a.n_fft // 2, "audio.n_bins", a.n_bins, f"n_fft // 2 = {a.n_fft // 2} (Nyquist is dropped)")
     need(0 <= a.fmin < a.fmax <= a.sample_rate / 2, "audio.fmax", a.fmax, "fmin < fmax <= sample_rate / 2")
+    for section in ("mel_vae", "stft_vae", "unet"):
+        need(config[section].norm_groups >= 1, f"{section}.norm_groups", config[section].norm_groups, "at least 1")
     grids = {}
     for name, width in (("mel_vae", a.n_mels), ("stft_vae", a.n_bins)):
         v = config[name]
@@ -69,6 +71,7 @@ def validate(config: ConfigDict) -> None:
             u.patch,
             f"patch * {scale} divides the latent grid {grids['mel_vae']}",
         )
+    need(u.head_dim >= 1, "unet.head_dim", u.head_dim, "at least 1")
     for ch in u.channels:
         need(ch % u.norm_groups == 0, "unet.channels", u.channels, f"multiples of norm_groups {u.norm_groups}")
         need(ch % u.head_dim == 0, "unet.channels", u.channels, f"multiples of head_dim {u.head_dim}")

@@ -76,7 +76,7 @@ class MetricsLog:
 
     def __init__(self, folder: Path, step: int, write: bool = True):
         path = folder / "metrics.jsonl"
-        lines = _read_lines(path, step)
+        lines = read_lines(path, step)
         self.evaluated = {line["step"]: found for line in lines if (found := _validation(line))}
         self._file = self._events = None
         if write:
@@ -119,7 +119,7 @@ def _validation(line: dict[str, Any]) -> dict[str, float]:
     return {name.removeprefix("valid/"): math.nan if line[name] is None else line[name] for name in names}
 
 
-def _read_lines(path: Path, step: int) -> list[dict[str, Any]]:
+def read_lines(path: Path, step: int) -> list[dict[str, Any]]:
     """Return the lines up to a step; none at step 0, where a training starts anew."""
     lines = []
     for text in path.read_text().splitlines() if path.exists() and step > 0 else ():

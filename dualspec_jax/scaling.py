@@ -2,17 +2,22 @@
 
 Trains every combination of the grid's model sizes, fractions of the data and numbers of steps on the cached latents of
 `--workdir`, fits a power law with an irreducible term to the validation losses, and draws it. Writes below `--out`:
-`runs/<name>` (one training each), `results.jsonl` (one line for each finished run), `fit.json`, `scaling.png`. The same
-command again goes on where it stopped. `--dry-run` prints the training commands, to be run elsewhere.
+`runs/<name>` (one training each; `run.json` there tells with what), `results.jsonl` (one line for each finished run),
+`fit.json`, `scaling.png`. Stopped by Ctrl-C or SIGTERM, it lets the training save; the same command again goes on from
+there. A grid may grow, but a run that has begun keeps its settings. `--dry-run` prints the training commands, to be run
+elsewhere.
 """
 
 import importlib.util
 import itertools
 import json
+import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,9 +28,33 @@ from ml_collections import ConfigDict, config_flags
 from dualspec_jax.command_line import run
 from dualspec_jax.config_rules import validate
 from dualspec_jax.latents import load_latents
+from dualspec_jax.metrics_log import read_lines
+from dualspec_jax.scaling_fit import draw, fit
 
-AXES = ("parameters", "fraction", "examples_seen")
-SMALLEST = 1e-6  # irreducible loss that a fit may give
+# Fields of train.<task> that do not change a run's loss.
+_FREE = ("log_every", "eval_every", "save_every", "keep", "remat")
+
+_GRID = {  # field: (whether a value is right, the rule)
+    "experiment": (lambda v: isinstance(v, str), "must be the path of an experiment's config"),
+    "task": (lambda v: v == "diffusion", "must be diffusion"),
+    "fixed": (lambda v: isinstance(v, ConfigDict), "must be fields of train.diffusion"),
+    "sizes": (
+        lambda v: isinstance(v, ConfigDict) and len(v) > 0 and all(isinstance(size, ConfigDict) for size in v.values()),
+        "must be one or more names, each with fields of unet",
+    ),
+    "fractions": (
+        lambda v: _is_list(v) and all(isinstance(x, (int, float)) and 0 < x <= 1 for x in v),
+        "must be one or more numbers in (0, 1], in a tuple",
+    ),
+    "steps": (
+        lambda v: _is_list(v) and all(isinstance(x, int) and x >= 1 for x in v),
+        "must be one or more whole numbers of at least 1, in a tuple",
+    ),
+}
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, (tuple, list)) and len(value) > 0
 
 
 class Run(NamedTuple):
@@ -46,18 +75,19 @@ def expand(grid: ConfigDict) -> list[Run]:
     """Return the runs of a grid, small ones first.
 
     Raises:
-      ValueError: a field of the grid is empty or out of range.
+      ValueError: a field of the grid is missing, empty, of another type or out of range, or a value is there twice.
     """
-    for name in ("sizes", "fractions", "steps"):
-        if not grid[name]:
-            raise ValueError(f"grid.{name} = {grid[name]!r}: must not be empty")
+    for name, (is_right, rule) in _GRID.items():
+        if not is_right(grid.get(name)):
+            raise ValueError(f"grid.{name} = {grid.get(name)!r}: {rule}")
     runs = []
     for steps, fraction, size in itertools.product(sorted(grid.steps), sorted(grid.fractions), grid.sizes):
-        if not 0 < fraction <= 1:
-            raise ValueError(f"grid.fractions = {grid.fractions!r}: must be in (0, 1]")
         overrides = {f"unet.{name}": value for name, value in grid.sizes[size].items()}
         overrides |= {f"train.{grid.task}.{name}": value for name, value in {**grid.fixed, "steps": steps}.items()}
         runs.append(Run(f"{size}_f{fraction:g}_s{steps}", size, fraction, steps, overrides))
+    if len({one.name for one in runs}) < len(runs):
+        fields = " or ".join(f"grid.{name} = {grid[name]!r}" for name in ("fractions", "steps"))
+        raise ValueError(f"{fields}: must not have a value twice")
     return runs
 
 
@@ -74,7 +104,12 @@ def load_experiment(grid: ConfigDict, overrides: dict[str, Any]) -> ConfigDict:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     config = module.get_config()
-    config.update_from_flattened_dict(overrides)
+    for name, value in overrides.items():
+        try:
+            config.update_from_flattened_dict({name: value})
+        except (KeyError, TypeError) as e:
+            rule = "no such field" if isinstance(e, KeyError) else e
+            raise ValueError(f"config.{name} = {value!r}: {rule}") from None
     validate(config)
     return config
 
@@ -83,7 +118,7 @@ def prepare(source: Path, folder: Path, fraction: float) -> Path:
     """Make <folder>/latents_f<fraction>, the first scenes of `source`'s latents in a fixed random order; return it.
 
     Raises:
-      ValueError: `source` has no latents.
+      ValueError: `source` has no latents, or the folder that is there was made from others.
     """
     if not (source / "train" / "meta.json").is_file():
         raise ValueError(f"workdir: no cached latents at {source}; run dualspec_jax.encode first")
@@ -91,6 +126,7 @@ def prepare(source: Path, folder: Path, fraction: float) -> Path:
         return source
     target = folder / f"latents_f{fraction:g}"
     if target.exists():
+        _check_link(target / "valid", source / "valid")
         return target
     partial = target.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -105,6 +141,54 @@ def prepare(source: Path, folder: Path, fraction: float) -> Path:
     return target
 
 
+def _check_link(link: Path, target: Path) -> None:
+    if link.resolve() != target.resolve():
+        raise ValueError(f"{link} = {link.resolve()}: must be {target}; take another --out or the old --workdir")
+
+
+def set_up(grid: ConfigDict, one: Run, source: Path, out: Path) -> tuple[Path, Path]:
+    """Make the folder of a run, with links to what it needs of `source`; return it and the run's latents.
+
+    Raises:
+      ValueError: `source` lacks something, or what is there was made from another one, or with other settings.
+    """
+    latents, folder = prepare(source / "latents", out, one.fraction), out / "runs" / one.name
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("text_encoder", "mel_vae", "tokenizer.json"):
+        if not (source / name).exists():
+            raise ValueError(f"--workdir={source}: no {name} there")
+        if not os.path.lexists(folder / name):
+            (folder / name).symlink_to(source / name)
+        _check_link(folder / name, source / name)
+    keep_settings(folder, grid.task, load_experiment(grid, one.overrides))
+    return folder, latents
+
+
+def keep_settings(folder: Path, task: str, config: ConfigDict) -> None:
+    """Write <folder>/run.json, what a run is made with; where the run has begun, check that it still is.
+
+    Raises:
+      ValueError: the run was begun with other settings; the message lists the fields that differ.
+    """
+    path = folder / "run.json"
+    now = {"task": task, "config": json.loads(json.dumps(config.to_dict()))}
+    if not (folder / task).exists():
+        path.write_text(json.dumps(now, indent=1) + "\n")
+        return
+    from dualspec_jax.checkpoint import config_differences
+
+    rule = "undo, delete that folder or take another --out"
+    if not path.is_file():
+        raise ValueError(f"{folder}: nothing tells what this run was made with; {rule}")
+    made = json.loads(path.read_text())
+    old, new = made["config"]["train"][task], now["config"]["train"][task]
+    changed = [name for name in old if name not in _FREE and old[name] != new.get(name)]
+    differences = {f"train.{task}.{name}: checkpoint {old[name]!r}, config {new.get(name)!r}" for name in changed}
+    differences |= set(config_differences(made, now))
+    if differences:
+        raise ValueError(f"{folder}: this run was made with another config; {rule}: {'; '.join(sorted(differences))}")
+
+
 def command(grid: ConfigDict, one: Run, workdir: Path, latents: Path) -> list[str]:
     """Return the training command of a run."""
     fields = {**one.overrides, "data.latents_dir": str(latents)}
@@ -114,100 +198,54 @@ def command(grid: ConfigDict, one: Run, workdir: Path, latents: Path) -> list[st
 
 
 def final_loss(folder: Path, steps: int) -> float | None:
-    """Return the validation loss at the last step, or None where the run is not complete."""
+    """Return the validation loss at the last step, or None where the run is not complete.
+
+    Raises:
+      ValueError: the loss was not finite.
+    """
     path = folder / "metrics.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    lines = read_lines(path, steps)
     found = [line["valid/loss"] for line in lines if line["step"] == steps and "valid/loss" in line]
+    if found and found[-1] is None:
+        raise ValueError(f"{path}: valid/loss = null at step {steps}: must be a finite number")
     return found[-1] if found else None
 
 
-def law(p: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Return E + sum_i exp(a_i) * x_i ** -b_i, with p = (log E, a_1, b_1, a_2, b_2, ...) and x [runs, axes]."""
-    terms = np.exp(p[1::2] - p[2::2] * np.log(x))
-    return np.exp(p[0]) + terms.sum(axis=1)
+def train(words: list[str]) -> int:
+    """Run a training command; return its exit status, or 128 + n where signal n stopped it.
+
+    SIGINT, SIGTERM and SIGHUP become one SIGTERM to the training, which saves and exits; a second would kill it. In a
+    session of its own, it does not get the terminal's Ctrl-C as well.
+    """
+    came = []
+    ours = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # ignored under nohup
+        ours.append(signal.SIGHUP)
+    previous = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in ours}
+    try:
+        child, told = subprocess.Popen(words, start_new_session=True), False
+        while child.poll() is None:
+            if came and not told:
+                child.terminate()
+                told = True
+            time.sleep(0.1)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    return 128 + came[0] if came else child.returncode
 
 
-def fit(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Fit loss = E + sum over axes of A * x ** -b, over the axes of AXES that the results vary.
-
-    Each axis is divided by its smallest value, so that A is what it costs to be there. Huber loss on the logarithm, the
-    best of several starts, as Hoffmann et al. 2022 (arXiv:2203.15556, appendix D.3).
-
-    Returns: `irreducible`; `irreducible_resolved`, false where it lies at the fit's lower bound: the runs bend too
-    little to tell it; `terms`: {axis: {"scale", "exponent", "unit"}}, `residual` (rms of the logarithm), `runs`.
+def measure(grid: ConfigDict, one: Run, folder: Path, latents: Path) -> dict[str, Any]:
+    """Return the line of results.jsonl of a finished run.
 
     Raises:
-      ValueError: fewer runs than the law has numbers, nothing varies, or an axis has only two values, which cannot tell
-        its exponent from the irreducible term.
+      ValueError: it is not finished, or its loss is not finite.
     """
-    from scipy.optimize import least_squares
-
-    axes = [name for name in AXES if len({r[name] for r in results}) > 1]
-    if not axes or len(results) < 2 * len(axes) + 1:
-        needed = 2 * len(axes) + 1 if axes else "2"
-        raise ValueError(f"results: {len(results)} runs that vary {axes or 'nothing'}; a fit needs at least {needed}")
-    for name in axes:
-        if len({r[name] for r in results}) == 2:
-            raise ValueError(f"results: {name} has two values; a fit needs one, or at least three")
-    loss = np.array([r["loss"] for r in results])
-    unit = {name: min(r[name] for r in results) for name in axes}
-    x = np.array([[r[name] / unit[name] for name in axes] for r in results])
-    residuals = lambda p: np.log(law(p, x)) - np.log(loss)
-    bounds = ([np.log(SMALLEST), *([-12.0, 0.0] * len(axes))], [np.log(loss.min()), *([5.0, 5.0] * len(axes))])
-    best = None
-    for level, exponent in itertools.product((0.1, 0.5, 0.9), (0.1, 0.3, 1.0)):
-        height = max(np.log(loss.mean() * (1 - level) / len(axes)), -11.0)
-        start = [np.log(level * loss.min()), *([height, exponent] * len(axes))]
-        options = dict(loss="huber", f_scale=0.01, x_scale="jac", xtol=1e-12, ftol=1e-12, gtol=1e-12, max_nfev=2000)
-        found = least_squares(residuals, start, bounds=bounds, **options)
-        best = found if best is None or found.cost < best.cost else best
-    p = best.x
-    terms = {
-        name: {"scale": float(np.exp(p[1 + 2 * i])), "exponent": float(p[2 + 2 * i]), "unit": unit[name]}
-        for i, name in enumerate(axes)
-    }
-    rms = float(np.sqrt(np.mean(residuals(p) ** 2)))
-    found = {"irreducible": float(np.exp(p[0])), "irreducible_resolved": bool(np.exp(p[0]) > 10 * SMALLEST)}
-    return found | {"terms": terms, "residual": rms, "runs": len(results)}
-
-
-def predict(fitted: dict[str, Any], point: dict[str, float]) -> float:
-    """Return the loss that a fit gives at a point {axis: value}."""
-    terms = (t["scale"] * (point[name] / t["unit"]) ** -t["exponent"] for name, t in fitted["terms"].items())
-    return fitted["irreducible"] + sum(terms)
-
-
-def draw(results: list[dict[str, Any]], fitted: dict[str, Any], path: Path) -> None:
-    """Save a PNG: for each axis that varies, the runs, and the law along the axis through each of them."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import NullFormatter
-
-    figure = Figure(figsize=(4.5 * len(fitted["terms"]), 3.5), layout="constrained")
-    for ax, axis in zip(figure.subplots(1, len(fitted["terms"]), squeeze=False)[0], fitted["terms"], strict=True):
-        others = [name for name in AXES if name != axis]
-        low, high = (f(r[axis] for r in results) for f in (min, max))
-        along = np.geomspace(low, high, 50)
-        for i, fixed in enumerate(sorted({tuple(r[name] for name in others) for r in results})):
-            group = [r for r in results if tuple(r[name] for name in others) == fixed]
-            at = dict(zip(others, fixed, strict=True))
-            label = ", ".join(f"{name} {value:g}" for name, value in at.items())
-            ax.plot([r[axis] for r in group], [r["loss"] for r in group], "o", color=f"C{i % 10}", label=label)
-            ax.plot(along, [predict(fitted, at | {axis: x}) for x in along], color=f"C{i % 10}")
-        ax.set(xscale="log", yscale="log", xlabel=axis, ylabel="validation loss")
-        ax.xaxis.set_minor_formatter(NullFormatter())
-        floor = f"{fitted['irreducible']:.3f}" if fitted["irreducible_resolved"] else "not resolved"
-        ax.set_title(f"exponent {fitted['terms'][axis]['exponent']:.2f}, irreducible {floor}")
-        ax.legend(fontsize=6, loc="upper right")
-    figure.savefig(path, dpi=120)
-
-
-def measure(grid: ConfigDict, one: Run, folder: Path, latents: Path) -> dict[str, Any] | None:
-    """Return the line of results.jsonl of a finished run; None where it is not finished."""
     from dualspec_jax.sizes import abstract_step, count_parameters
 
     loss = final_loss(folder / grid.task, one.steps)
     if loss is None:
-        return None
+        raise ValueError(f"{folder}: no valid/loss at step {one.steps}: the run is not finished")
     config = load_experiment(grid, one.overrides)
     _, _, (state, *_) = abstract_step(config, grid.task)
     return {
@@ -230,37 +268,30 @@ def main(argv: list[str]) -> None:
         if not given[name].value:
             raise ValueError(f"--{name} is required")
     grid, source, out = given.grid, Path(given.workdir).absolute(), Path(given.out).absolute()
-    if grid.task != "diffusion":
-        raise ValueError(f"grid.task = {grid.task!r}: must be diffusion")
     runs = expand(grid)
     for one in runs:
         load_experiment(grid, one.overrides)
     out.mkdir(parents=True, exist_ok=True)
+    places = [set_up(grid, one, source, out) for one in runs]
+    if given["dry-run"].value:
+        for one, place in zip(runs, places, strict=True):
+            print(shlex.join(command(grid, one, *place)))
+        return
     results = []
-    for number, one in enumerate(runs):
-        latents, folder = prepare(source / "latents", out, one.fraction), out / "runs" / one.name
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in ("text_encoder", "mel_vae", "tokenizer.json"):
-            if not (source / name).exists():
-                raise ValueError(f"--workdir={given.workdir}: no {name} there")
-            if not (folder / name).exists():
-                (folder / name).symlink_to(source / name)
-        words = command(grid, one, folder, latents)
-        if given["dry-run"].value:
-            print(shlex.join(words))
-            continue
+    for number, (one, (folder, latents)) in enumerate(zip(runs, places, strict=True)):
         print(f"{one.name} ({number + 1} of {len(runs)})", file=sys.stderr)
         if final_loss(folder / grid.task, one.steps) is None:
-            status = subprocess.run(words).returncode
+            status = train(command(grid, one, folder, latents))
             if status:
                 sys.exit(status)
         results.append(measure(grid, one, folder, latents))
+        for name in ("fit.json", "scaling.png"):  # of other results
+            (out / name).unlink(missing_ok=True)
         (out / "results.jsonl").write_text("".join(json.dumps(r) + "\n" for r in results))
-    if results:
-        fitted = fit(results)
-        (out / "fit.json").write_text(json.dumps(fitted, indent=1) + "\n")
-        draw(results, fitted, out / "scaling.png")
-        print(json.dumps(fitted, indent=1))
+    fitted = fit(results)
+    (out / "fit.json").write_text(json.dumps(fitted, indent=1) + "\n")
+    draw(results, fitted, out / "scaling.png")
+    print(json.dumps(fitted, indent=1))
 
 
 if __name__ == "__main__":

@@ -49,6 +49,8 @@ BROKEN = [
     ("sampler.accept", 1.5, "in [0, 1]"),
     ("sampler.event_guidance", -1.0, "in [0, 10]"),
     ("sampler.tries", 0, "in [1, 100]"),
+    ("unet.head_dim", 0, "at least 1"),
+    ("stft_vae.norm_groups", 0, "at least 1"),
     ("seed", -1, "in [0, 2^31)"),
     ("seed", 2**31, "in [0, 2^31)"),
     ("data.label_cap", -1, "at least 0"),
