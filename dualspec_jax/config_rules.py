@@ -163,6 +163,9 @@ def validate(config: ConfigDict) -> None:
         need(t.dtype in ("float32", "bfloat16"), f"train.{task}.dtype", t.dtype, "float32 or bfloat16")
         whole = t.accumulate >= 1 and t.batch_size % t.accumulate == 0
         need(whole, f"train.{task}.accumulate", t.accumulate, f"divides train.{task}.batch_size = {t.batch_size}")
+        if task in ("text_encoder", "reader"):
+            rule = "1: its loss is a mean over the captions that name something, which parts would weigh otherwise"
+            need(t.accumulate == 1, f"train.{task}.accumulate", t.accumulate, rule)
         if task not in ("mel_vae", "stft_vae", "diffusion"):
             need(not t.remat, f"train.{task}.remat", t.remat, "False: this network is not rematerialised")
             known = t.dtype == "float32" or task == "text_encoder"

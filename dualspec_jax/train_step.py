@@ -59,7 +59,9 @@ def make_train_step(
       loss_fn: (params, batch, key, *frozen) -> (scalar, metrics), both means over the batch.
       ema_decay: of the average of the parameters, in [0, 1), see `ema_decay_at`.
       accumulate: parts of the batch whose gradients are taken one after the other, then averaged: part i holds the
-        examples i, i + accumulate, ..., so that every device of a split batch keeps its own. Divides the batch.
+        examples i, i + accumulate, ..., so that every device of a split batch keeps its own. Divides the batch. The
+        update is that of the whole batch where the loss is a plain mean over examples; the amplitude-weighted means of
+        `losses.stft_errors` become means of the parts' means.
     """
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
 

@@ -72,6 +72,7 @@ BROKEN = [
     ("train.classifier.ema_decay", 1.0, "in [0, 1)"),
     ("train.text_encoder.save_every", 0, "at least 1"),
     ("train.diffusion.accumulate", 3, "divides train.diffusion.batch_size = 16"),
+    ("train.text_encoder.accumulate", 2, "1: its loss is a mean over the captions"),
     ("train.diffusion.dtype", "float16", "float32 or bfloat16"),
     ("train.classifier.dtype", "bfloat16", "this network has no other"),
     ("train.text_encoder.remat", True, "not rematerialised"),
