@@ -25,7 +25,7 @@ def convert_to_checkpoint(config: ConfigDict, task: str, source: Path, workdir: 
     import jax
     import jax.numpy as jnp
 
-    from dualspec_jax import pretrained
+    from dualspec_jax import pretrained, pretrained_source
     from dualspec_jax.checkpoint import latest_step
     from dualspec_jax.loop import make_keys, save_start
     from dualspec_jax.scene_source import known_labels
@@ -48,7 +48,7 @@ def convert_to_checkpoint(config: ConfigDict, task: str, source: Path, workdir: 
     else:
         model = make_model(config, task)
     if task == "diffusion":
-        pretrained.check_scheduler(config, source)
+        pretrained_source.check_scheduler(config, source)
     init_key = make_keys(config.seed)[0]
     abstract = jax.eval_shape(model.init, init_key)
     leaves, tree = jax.tree.flatten(abstract)

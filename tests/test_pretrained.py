@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from safetensors.numpy import save_file
 from tiny import tiny_config, tiny_tokenizer
 
-from dualspec_jax import networks, pretrained
+from dualspec_jax import networks, pretrained, pretrained_source
 from dualspec_jax.checkpoint import latest_step, load_params
 from dualspec_jax.convert import convert_to_checkpoint
 from dualspec_jax.diffusion.schedule import make_alpha_bar
@@ -382,7 +382,7 @@ def test_defaults_are_those_of_diffusers(name):
     _, model_class = need("diffusers", name)
     theirs = {key: p.default for key, p in inspect.signature(model_class).parameters.items()}
     theirs = json.loads(json.dumps(theirs))
-    ours = pretrained._DEFAULTS["Scheduler" if "Scheduler" in name else name]
+    ours = pretrained_source._DEFAULTS["Scheduler" if "Scheduler" in name else name]
     assert {key: theirs[key] for key in ours} == ours
     if "Scheduler" not in name:
         assert set(theirs) == set(ours) | HARMLESS & set(theirs)
@@ -390,7 +390,7 @@ def test_defaults_are_those_of_diffusers(name):
 
 def test_defaults_are_those_of_transformers():
     _, config_class = need("transformers", "T5Config")
-    ours = pretrained._DEFAULTS["T5EncoderModel"]
+    ours = pretrained_source._DEFAULTS["T5EncoderModel"]
     theirs = config_class().to_dict()
     follow = ("dense_act_fn", "is_gated_act")
     assert {key: theirs[key] for key in ours if key not in follow} == {k: ours[k] for k in ours if k not in follow}
@@ -416,10 +416,10 @@ def fitting(config):
 
 
 def test_equal_values_for_all_levels_are_one(config):
-    pretrained.check_source(config, "diffusion", fitting(config))
-    pretrained.check_source(config, "diffusion", fitting(config) | {"mid_block_only_cross_attention": False})
+    pretrained_source.check_source(config, "diffusion", fitting(config))
+    pretrained_source.check_source(config, "diffusion", fitting(config) | {"mid_block_only_cross_attention": False})
     with pytest.raises(ValueError, match=r"layers_per_block: source \[1, 2, 1\]"):
-        pretrained.check_source(config, "diffusion", fitting(config) | {"layers_per_block": [1, 2, 1]})
+        pretrained_source.check_source(config, "diffusion", fitting(config) | {"layers_per_block": [1, 2, 1]})
 
 
 @pytest.mark.parametrize(
@@ -438,7 +438,7 @@ def test_field_that_changes_the_output_is_refused(config, field, value):
         del source[field]
     name = {"attention_head_dim": "attention heads"}.get(field, field)
     with pytest.raises(ValueError, match=f"config's diffusion: {name}: source [^;]*$"):
-        pretrained.check_source(config, "diffusion", source)
+        pretrained_source.check_source(config, "diffusion", source)
 
 
 @pytest.mark.parametrize(("task", "field"), [("diffusion", "unet"), ("mel_vae", "mel_vae")])
@@ -446,27 +446,27 @@ def test_patch_is_refused(config, task, field):
     config = config.copy_and_resolve_references()
     config[field].patch = (2, 2)
     with pytest.raises(ValueError, match=rf"config\.{field}\.patch = \(2, 2\): must be \(1, 1\)"):
-        pretrained.check_source(config, task, {})
+        pretrained_source.check_source(config, task, {})
 
 
 def test_scheduler_beside_the_unet_must_fit(config, tmp_path):
-    pretrained.check_scheduler(config, tmp_path / "unet")  # none there
+    pretrained_source.check_scheduler(config, tmp_path / "unet")  # none there
     (tmp_path / "scheduler").mkdir()
     config = config.copy_and_resolve_references()
     config.diffusion.update(schedule="scaled_linear", prediction="eps")
     fits = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "prediction_type": "epsilon"}
     file = tmp_path / "scheduler" / "scheduler_config.json"
     file.write_text(json.dumps(fits))
-    pretrained.check_scheduler(config, tmp_path / "unet")
+    pretrained_source.check_scheduler(config, tmp_path / "unet")
     config.diffusion.prediction = "v"
     with pytest.raises(ValueError, match="prediction_type: source 'epsilon', config needs 'v_prediction'; set config"):
-        pretrained.check_scheduler(config, tmp_path / "unet")
+        pretrained_source.check_scheduler(config, tmp_path / "unet")
     file.write_text("{}")
     with pytest.raises(ValueError, match=r"beta_start: source 0\.0001.*beta_schedule: source 'linear'"):
         convert_to_checkpoint(config, "diffusion", tmp_path / "unet", tmp_path / "work")
     file.write_text(json.dumps({"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}))
     config.diffusion.schedule = "cosine"
-    pretrained.check_scheduler(config, tmp_path / "unet")
+    pretrained_source.check_scheduler(config, tmp_path / "unet")
 
 
 @pytest.mark.parametrize(
@@ -485,4 +485,4 @@ def test_scheduler_beside_the_unet_must_fit(config, tmp_path):
 )
 def test_source_of_another_architecture_names_the_field(config, task, source, message):
     with pytest.raises(ValueError, match=message):
-        pretrained.check_source(config, task, source)
+        pretrained_source.check_source(config, task, source)
